@@ -52,16 +52,17 @@ wants_cuda() {
 configure() {
     check_tools
     local cuda=OFF
-    case $GATUN_CUDA in on | off | auto | keep) ;; *) wants_cuda ;; esac
-    if [ "$GATUN_CUDA" = on ]; then wants_cuda; fi
     local options=()
     if wants_cuda; then
         cuda=ON
         options+=("-DCMAKE_CUDA_COMPILER=$(nvcc_path)")
     fi
+    # A plugin of an earlier build must not be loaded beside a newer libgatun.
+    [ $cuda = ON ] || rm -f "$GATUN_BUILD/libgatun_cuda.so"
     local strict=OFF tests=ON
     [ "$GATUN_STRICT" != on ] || strict=ON
-    [ "$GATUN_SKIP_TESTS" != true ] || tests=OFF
+    # A build folder that has the tests keeps them: CMake would delete what it no longer builds.
+    [ "$GATUN_SKIP_TESTS" != true ] || [ "$(cached GATUN_TESTS)" = ON ] || tests=OFF
     # A generator cannot be changed in a folder that another one has configured.
     if [ -z "$(cached CMAKE_GENERATOR)" ]; then
         if command -v ninja >/dev/null; then options+=(-G Ninja); else options+=(-G "Unix Makefiles"); fi
@@ -82,7 +83,7 @@ stage() {
         local libraries=(libgatun.so libdnnl.so.3 libgomp.so.1)
         if [ "$folder" = linux-x86_64-cuda13 ]; then
             mkdir -p "$GATUN_STAGE/$folder"
-            [ "$(cached GATUN_CUDA)" = ON ] || continue
+            if [ "$(cached GATUN_CUDA)" != ON ] || [ ! -f "$GATUN_BUILD/libgatun_cuda.so" ]; then continue; fi
             libraries+=(libgatun_cuda.so)
         fi
         mkdir -p "$resources"
