@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Drives CMake for Maven: native.sh configure | build | stage | test. Maven sets
+# Drives CMake for Maven: native.sh check | configure | build | stage | test. `check` looks for the
+# tools and says how to install a missing one. For the others Maven sets
 #   GATUN_SOURCE  the folder native/             GATUN_BUILD  where CMake builds
 #   GATUN_STAGE   what the jars are packed from  GATUN_DNNL   oneDNN's headers and libraries
 #   GATUN_CUDA    on, off, auto (on where nvcc is found) or keep (what the last configure chose)
@@ -50,7 +51,6 @@ wants_cuda() {
 }
 
 configure() {
-    check_tools
     local cuda=OFF
     local options=()
     if wants_cuda; then
@@ -104,6 +104,10 @@ run_tests() {
 }
 
 case ${1:-} in
+    check)
+        check_tools
+        exit 0
+        ;;
     configure | build | test) [ "$GATUN_SKIP" != true ] || exit 0 ;;
 esac
 case ${1:-} in
@@ -111,5 +115,5 @@ case ${1:-} in
     build) build ;;
     stage) stage ;;
     test) run_tests ;;
-    *) fail "usage: native.sh configure | build | stage | test" ;;
+    *) fail "usage: native.sh check | configure | build | stage | test" ;;
 esac
