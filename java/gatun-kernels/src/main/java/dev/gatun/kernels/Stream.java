@@ -1,0 +1,135 @@
+package dev.gatun.kernels;
+
+import dev.gatun.kernels.internal.GatunH;
+import dev.gatun.kernels.internal.Native;
+import dev.gatun.kernels.internal.gatun_adamw_args;
+import dev.gatun.kernels.internal.gatun_attention_args;
+import dev.gatun.kernels.internal.gatun_cross_entropy_args;
+import dev.gatun.kernels.internal.gatun_matmul_args;
+import dev.gatun.kernels.internal.gatun_philox;
+import dev.gatun.kernels.internal.gatun_sample_args;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * A native stream with what its calls need: argument structs and a staging area, made once, and the
+ * thread that it is confined to.
+ */
+final class Stream {
+    // fits the second-level cache, so that the extra copy on the way to a heap array stays cheap
+    private static final int STAGING_BYTES = 256 << 10;
+
+    final Device device;
+    final Descriptors descriptors;
+    final MemorySegment matmulArgs;
+    final MemorySegment attentionArgs;
+    final MemorySegment crossEntropyArgs;
+    final MemorySegment sampleArgs;
+    final MemorySegment adamwArgs;
+    final MemorySegment philox;
+    private final MemorySegment result;
+    private final long handle;
+    private @Nullable MemorySegment staging;
+    private MemorySegment scratch;
+    private @Nullable Thread owner;
+
+    Stream(Device device) {
+        this.device = device;
+        this.descriptors = new Descriptors(device.descriptors);
+        Arena arena = Arena.ofAuto();
+        this.result = arena.allocate(ValueLayout.JAVA_LONG);
+        this.matmulArgs = arena.allocate(gatun_matmul_args.layout());
+        gatun_matmul_args.struct_size(matmulArgs, (int) matmulArgs.byteSize());
+        this.attentionArgs = arena.allocate(gatun_attention_args.layout());
+        gatun_attention_args.struct_size(attentionArgs, (int) attentionArgs.byteSize());
+        this.crossEntropyArgs = arena.allocate(gatun_cross_entropy_args.layout());
+        gatun_cross_entropy_args.struct_size(crossEntropyArgs, (int) crossEntropyArgs.byteSize());
+        this.sampleArgs = arena.allocate(gatun_sample_args.layout());
+        gatun_sample_args.struct_size(sampleArgs, (int) sampleArgs.byteSize());
+        this.adamwArgs = arena.allocate(gatun_adamw_args.layout());
+        gatun_adamw_args.struct_size(adamwArgs, (int) adamwArgs.byteSize());
+        this.philox = arena.allocate(gatun_philox.layout());
+        this.scratch = MemorySegment.NULL;
+        Native.check(GatunH.gatun_stream_create(device.handle(), result), "stream_create");
+        this.handle = result.get(ValueLayout.JAVA_LONG, 0);
+    }
+
+    /** The native stream, for the thread that owns it. */
+    long handle() {
+        check();
+        return handle;
+    }
+
+    /** Throws unless the calling thread is the owner; a stream without one is guarded by a lock. */
+    void check() {
+        Thread expected = owner;
+        if (expected != null && expected != Thread.currentThread()) {
+            throw new IllegalStateException(
+                    "an Ops belongs to one thread: %s has it, %s used it; call adopt() on the new thread once the old one is done"
+                            .formatted(expected, Thread.currentThread()));
+        }
+    }
+
+    void adopt(@Nullable Thread thread) {
+        owner = thread;
+    }
+
+    /** Off-heap memory for the arrays of one call. */
+    MemorySegment scratch(long bytes) {
+        if (scratch.byteSize() < bytes) {
+            scratch = Arena.ofAuto().allocate(Math.max(4096, Long.highestOneBit(bytes) << 1), 64);
+        }
+        return scratch;
+    }
+
+    long allocate(long bytes, Purpose purpose) {
+        Native.check(
+                GatunH.gatun_buffer_alloc(handle(), bytes, purpose.code(), result), "buffer_alloc");
+        return result.get(ValueLayout.JAVA_LONG, 0);
+    }
+
+    void await() {
+        Native.check(GatunH.gatun_stream_wait(handle()), "stream_wait");
+    }
+
+    /** Copies from a buffer into a heap array's segment; waits. */
+    void read(MemorySegment to, long buffer, long offsetBytes) {
+        MemorySegment stage = staging();
+        long total = to.byteSize();
+        // at least one call, so that a fault shows even where there is nothing to copy
+        long done = 0;
+        do {
+            long bytes = Math.min(stage.byteSize(), total - done);
+            Native.check(
+                    GatunH.gatun_buffer_read(handle(), stage, buffer, offsetBytes + done, bytes),
+                    "buffer_read");
+            MemorySegment.copy(stage, 0, to, done, bytes);
+            done += bytes;
+        } while (done < total);
+    }
+
+    /** Copies a heap array's segment into a buffer, stream-ordered. */
+    void write(MemorySegment from, long buffer, long offsetBytes) {
+        MemorySegment stage = staging();
+        long total = from.byteSize();
+        for (long done = 0; done < total; ) {
+            long bytes = Math.min(stage.byteSize(), total - done);
+            MemorySegment.copy(from, done, stage, 0, bytes);
+            Native.check(
+                    GatunH.gatun_buffer_write(handle(), buffer, offsetBytes + done, stage, bytes),
+                    "buffer_write");
+            done += bytes;
+        }
+    }
+
+    private MemorySegment staging() {
+        MemorySegment stage = staging;
+        if (stage == null) {
+            stage = Arena.ofAuto().allocate(STAGING_BYTES, 64);
+            staging = stage;
+        }
+        return stage;
+    }
+}
