@@ -3,20 +3,22 @@ package dev.gatun.kernels;
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_adamw_args;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.List;
-import org.jspecify.annotations.Nullable;
 
 /**
- * AdamW (Loshchilov &amp; Hutter 2019, arXiv:1711.05101) in the order of torch.optim.AdamW, all weights
- * in one call: w −= lr · decay · w; m = β₁ m + (1 − β₁) g; v = β₂ v + (1 − β₂) g²;
- * w −= lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps), with g = gradient · clip.
+ * AdamW (Loshchilov &amp; Hutter 2019, arXiv:1711.05101) in the order of torch.optim.AdamW, all
+ * weights in one call: w −= lr · decay · w; m = β₁ m + (1 − β₁) g; v = β₂ v + (1 − β₂) g²; w −= lr
+ * · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps), with g = gradient · clip.
  *
  * <p>Weights, m and v are f32; gradients any float dtype; a 16-bit copy of a weight is written in
- * the same pass. Learning rate (f32), step t (i64, 1 for the first) and clip (f32) are scalars on the
- * device.
+ * the same pass. Learning rate (f32), step t (i64, 1 for the first) and clip (f32) are scalars on
+ * the device.
  */
 public final class AdamW {
     private AdamW() {}

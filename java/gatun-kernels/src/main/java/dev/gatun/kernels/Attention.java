@@ -3,17 +3,20 @@ package dev.gatun.kernels;
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_attention_args;
-import java.lang.foreign.MemorySegment;
+
 import org.jspecify.annotations.Nullable;
 
+import java.lang.foreign.MemorySegment;
+
 /**
- * Scaled dot-product attention (Vaswani et al. 2017), softmax(scale · q kᵀ + mask) · v, tiled with an
- * online softmax (FlashAttention, arXiv:2205.14135), so that no T×T matrix exists.
+ * Scaled dot-product attention (Vaswani et al. 2017), softmax(scale · q kᵀ + mask) · v, tiled with
+ * an online softmax (FlashAttention, arXiv:2205.14135), so that no T×T matrix exists.
  *
- * <p>q [B, H, Tq, D]; k, v [B, Hkv, Tk, D] with H a multiple of Hkv (grouped queries); D &le; 512; one
- * float dtype; views of a packed projection are welcome. The result [B, H, Tq, D] lies in memory as
- * [B, Tq, H, D], so that {@code out.permute(0, 2, 1, 3).view(B, T, H * D)} copies nothing. A row that
- * sees no key gives 0. Backward recomputes the scores from the log-sum-exp of each row.
+ * <p>q [B, H, Tq, D]; k, v [B, Hkv, Tk, D] with H a multiple of Hkv (grouped queries); D &le; 512;
+ * one float dtype; views of a packed projection are welcome. The result [B, H, Tq, D] lies in
+ * memory as [B, Tq, H, D], so that {@code out.permute(0, 2, 1, 3).view(B, T, H * D)} copies
+ * nothing. A row that sees no key gives 0. Backward recomputes the scores from the log-sum-exp of
+ * each row.
  */
 public final class Attention {
     private Attention() {}
@@ -129,8 +132,7 @@ public final class Attention {
 
     /** A tensor shaped as q that lies in memory as [B, T, H, D]. */
     static Tensor timeMajor(Ops ops, Tensor q) {
-        return ops.make(q.dtype(), q.size(0), q.size(2), q.size(1), q.size(3))
-                .permute(0, 2, 1, 3);
+        return ops.make(q.dtype(), q.size(0), q.size(2), q.size(1), q.size(3)).permute(0, 2, 1, 3);
     }
 
     private static MemorySegment args(Stream stream, Mask mask, double scale) {

@@ -8,7 +8,8 @@ final class BFloat16 {
     static short of(float value) {
         int bits = Float.floatToRawIntBits(value);
         if (Float.isNaN(value)) {
-            // keeps sign and payload, and sets the quiet bit so that truncation cannot give infinity
+            // keeps sign and payload, and sets the quiet bit so that truncation cannot give
+            // infinity
             return (short) ((bits >>> 16) | 0x40);
         }
         return (short) ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16);

@@ -3,17 +3,19 @@ package dev.gatun.kernels;
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_cross_entropy_args;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
-import org.jspecify.annotations.Nullable;
 
 /**
  * Cross-entropy of logits and targets, fused: log-sum-exp, loss and gradient in one pass.
  *
- * <p>logits [.., V], any float dtype; targets i32 [..], one a row. loss = factor · Σ row losses, f32;
- * a row loss is (1 − e) nll + e · mean over V of −log p for label smoothing e, and 0 where the target
- * is ignored. The factor, an f32 scalar on the device, is usually 1 / (number of targets of the
- * window), times a loss scale.
+ * <p>logits [.., V], any float dtype; targets i32 [..], one a row. loss = factor · Σ row losses,
+ * f32; a row loss is (1 − e) nll + e · mean over V of −log p for label smoothing e, and 0 where the
+ * target is ignored. The factor, an f32 scalar on the device, is usually 1 / (number of targets of
+ * the window), times a loss scale.
  *
  * <p>While recording, the logits are consumed: their gradient is written over them, so that a
  * vocabulary's worth of rows exists once. The loss must then be what {@link Tape#backward} starts
@@ -85,7 +87,9 @@ public final class CrossEntropy {
         return loss;
     }
 
-    /** The unscaled loss of each row, f32 [..]: 0 where ignored. Consumes nothing, records nothing. */
+    /**
+     * The unscaled loss of each row, f32 [..]: 0 where ignored. Consumes nothing, records nothing.
+     */
     public static Tensor rows(Ops ops, Tensor logits, Tensor targets, Options options) {
         if (logits.rank() == 0) {
             throw new IllegalArgumentException(

@@ -1,10 +1,12 @@
 package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.gatun_tensor;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
-import org.jspecify.annotations.Nullable;
 
 /**
  * A free list of off-heap {@code gatun_tensor} structs, one for each living tensor.
@@ -83,7 +85,9 @@ final class Descriptors {
         }
     }
 
-    /** A struct that the garbage collector takes back: for a view of a tensor that nobody scopes. */
+    /**
+     * A struct that the garbage collector takes back: for a view of a tensor that nobody scopes.
+     */
     static MemorySegment collected() {
         MemorySegment descriptor = Arena.ofAuto().allocate(gatun_tensor.layout());
         gatun_tensor.struct_size(descriptor, (int) BYTES);

@@ -54,7 +54,8 @@ public record DeviceOptions(int threads, Simd simd, long memoryBudgetBytes) {
 
     /**
      * The defaults, as the system properties {@code gatun.cpu.threads}, {@code gatun.cpu.simd}
-     * (plain, avx2, avx512) and {@code gatun.memory.budget} (bytes, 4GiB, 500MB or 80%) change them.
+     * (plain, avx2, avx512) and {@code gatun.memory.budget} (bytes, 4GiB, 500MB or 80%) change
+     * them.
      */
     public static DeviceOptions defaults() {
         String threads = System.getProperty("gatun.cpu.threads", "");

@@ -2,15 +2,17 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
-import java.lang.foreign.MemorySegment;
+
 import org.jspecify.annotations.Nullable;
+
+import java.lang.foreign.MemorySegment;
 
 /**
  * Dropout (Srivastava et al. 2014): y = x / (1 − p) where Philox keeps the element, else 0.
  *
- * <p>Any shape, float dtypes, 0 &le; p &lt; 1. Identity (x itself) unless the Ops records, and for p =
- * 0. No mask is kept: the backward pass draws the same numbers again, so the Rng's step must not
- * move between the two.
+ * <p>Any shape, float dtypes, 0 &le; p &lt; 1. Identity (x itself) unless the Ops records, and for
+ * p = 0. No mask is kept: the backward pass draws the same numbers again, so the Rng's step must
+ * not move between the two.
  */
 public final class Dropout {
     private Dropout() {}

@@ -2,26 +2,25 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
-import java.util.Arrays;
+
 import org.jspecify.annotations.Nullable;
+
+import java.util.Arrays;
 
 /**
  * Rows of a table: out[b, t, :] = table[ids[b, t], :] + positions[start[b] + t, :].
  *
- * <p>ids i32 [B, T] (or [T], as B = 1); table [V, D]; positions [P, D] or none; start i32 [B] or none
- * (0); out [B, T, D] ([T, D]). Float dtypes equal. An id or a position out of range is clamped, and
- * the next wait throws. Backward adds dout's rows up, in a fixed order, in dtable and dpositions.
+ * <p>ids i32 [B, T] (or [T], as B = 1); table [V, D]; positions [P, D] or none; start i32 [B] or
+ * none (0); out [B, T, D] ([T, D]). Float dtypes equal. An id or a position out of range is
+ * clamped, and the next wait throws. Backward adds dout's rows up, in a fixed order, in dtable and
+ * dpositions.
  */
 public final class Embedding {
     private Embedding() {}
 
     /** The rows that ids name, plus positions where given. */
     public static Tensor forward(
-            Ops ops,
-            Tensor ids,
-            Tensor table,
-            @Nullable Tensor positions,
-            @Nullable Tensor start) {
+            Ops ops, Tensor ids, Tensor table, @Nullable Tensor positions, @Nullable Tensor start) {
         if (table.rank() != 2) {
             throw new IllegalArgumentException("embedding: wanted a table [V, D], had " + table);
         }

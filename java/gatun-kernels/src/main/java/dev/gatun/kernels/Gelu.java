@@ -4,8 +4,8 @@ import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 
 /**
- * The Gaussian error linear unit x · Φ(x) (Hendrycks &amp; Gimpel 2016, arXiv:1606.08415) in its two
- * forms. Any shape, float dtypes. Backward: dx = dy · gelu'(x), from x.
+ * The Gaussian error linear unit x · Φ(x) (Hendrycks &amp; Gimpel 2016, arXiv:1606.08415) in its
+ * two forms. Any shape, float dtypes. Backward: dx = dy · gelu'(x), from x.
  */
 public enum Gelu {
     /** 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))): GPT-2's "gelu_new". */

@@ -1,14 +1,16 @@
 package dev.gatun.kernels;
 
+import org.jspecify.annotations.Nullable;
+
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
 import java.util.List;
 import java.util.Objects;
-import org.jspecify.annotations.Nullable;
 
 /**
- * The gradient of one intermediate tensor (and through it of all its views) while a tape walks back.
+ * The gradient of one intermediate tensor (and through it of all its views) while a tape walks
+ * back.
  *
  * <p>The first gradient to arrive decides: one for the whole tensor is written or shared. One for a
  * view that, with the other views in use, tiles the tensor exactly (q, k and v of a packed

@@ -2,8 +2,10 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
-import java.util.Arrays;
+
 import org.jspecify.annotations.Nullable;
+
+import java.util.Arrays;
 
 /**
  * Layer normalisation (Ba et al. 2016, arXiv:1607.06450) over the last dimension D, with a fused
@@ -33,12 +35,7 @@ public final class LayerNorm {
 
     /** sum = x + residual, normed = norm(sum). */
     public static Residual forward(
-            Ops ops,
-            Tensor x,
-            Tensor residual,
-            Tensor weight,
-            @Nullable Tensor bias,
-            double eps) {
+            Ops ops, Tensor x, Tensor residual, Tensor weight, @Nullable Tensor bias, double eps) {
         return run(ops, x, residual, weight, bias, eps);
     }
 
@@ -109,12 +106,7 @@ public final class LayerNorm {
     }
 
     private static void backwardOfSum(
-            Tape tape,
-            Saved saved,
-            Tensor y,
-            Tensor sum,
-            Tensor x,
-            @Nullable Tensor residual) {
+            Tape tape, Saved saved, Tensor y, Tensor sum, Tensor x, @Nullable Tensor residual) {
         Tensor dy = tape.arrived(y);
         Tensor total = tape.arrived(sum);
         if (dy != null && (tape.needs(x) || tape.needs(residual))) {

@@ -42,7 +42,8 @@ final class Leaks {
             if (count.get() > 0) {
                 LOG.log(
                         System.Logger.Level.WARNING,
-                        "{0}: {1} tensors or Ops were not closed; -Dgatun.leaks=on says where they were made",
+                        "{0}: {1} tensors or Ops were not closed; -Dgatun.leaks=on says where they"
+                                + " were made",
                         device.name(),
                         count.get());
             }

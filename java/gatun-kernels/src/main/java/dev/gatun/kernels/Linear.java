@@ -2,11 +2,12 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
+
 import org.jspecify.annotations.Nullable;
 
 /**
- * A linear layer over the last dimension: y = x · W + b with W [in, out] (GPT-2's Conv1D), or
- * y = x · Wᵀ + b with W [out, in]; and gelu(x · W + b) in one pass.
+ * A linear layer over the last dimension: y = x · W + b with W [in, out] (GPT-2's Conv1D), or y = x
+ * · Wᵀ + b with W [out, in]; and gelu(x · W + b) in one pass.
  *
  * <p>x [.., in], y [.., out], bias [out] of x's dtype or f32. Backward: dx = dy · Wᵀ, dW = xᵀ · dy,
  * db = the sum of dy's rows. The GELU form keeps its pre-activation only while recording, and its
@@ -136,8 +137,7 @@ public final class Linear {
         Tape.Destination dx = tape.destination(x);
         Tensor to = dx.tensor();
         if (to != null) {
-            MatMul.Options back =
-                    transposed ? MatMul.Options.PLAIN : MatMul.Options.TRANSPOSE_B;
+            MatMul.Options back = transposed ? MatMul.Options.PLAIN : MatMul.Options.TRANSPOSE_B;
             Tensor toRows = MatMul.rowsOrNull(to);
             MatMul.run(
                     stream,

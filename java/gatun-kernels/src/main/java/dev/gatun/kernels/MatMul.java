@@ -3,18 +3,21 @@ package dev.gatun.kernels;
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_matmul_args;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
-import org.jspecify.annotations.Nullable;
 
 /**
  * Matrix products: out[.., M, N] = alpha · a · b over leading batch dimensions.
  *
  * <p>a [.., M, K] (or [.., K, M] transposed), b [.., K, N] (or [.., N, K]) with a's leading
- * dimensions, or of rank 2: one matrix for all. Rank 2 to 6; f32, f16, bf16, one dtype; sums in f32.
+ * dimensions, or of rank 2: one matrix for all. Rank 2 to 6; f32, f16, bf16, one dtype; sums in
+ * f32.
  *
- * <p>Backward, for the plain orientation: da = alpha · dout · bᵀ, db = alpha · aᵀ · dout, summed over
- * the batch where b is one matrix for all.
+ * <p>Backward, for the plain orientation: da = alpha · dout · bᵀ, db = alpha · aᵀ · dout, summed
+ * over the batch where b is one matrix for all.
  */
 public final class MatMul {
     private MatMul() {}
@@ -91,7 +94,13 @@ public final class MatMul {
                         da.tensor(),
                         dout,
                         (dx, dy) ->
-                                run(stream, dx, b, dy, new Options(tb, true, options.alpha), da.add()));
+                                run(
+                                        stream,
+                                        dx,
+                                        b,
+                                        dy,
+                                        new Options(tb, true, options.alpha),
+                                        da.add()));
             } else if (ta) {
                 run(stream, da.tensor(), b, dout, new Options(tb, true, options.alpha), da.add());
             } else {

@@ -1,8 +1,9 @@
 package dev.gatun.kernels;
 
+import org.jspecify.annotations.Nullable;
+
 import java.util.ArrayList;
 import java.util.List;
-import org.jspecify.annotations.Nullable;
 
 /**
  * A stream and a scope: ops enqueue on the stream, and what they make dies with the scope, in
@@ -348,7 +349,9 @@ public sealed class Ops implements AutoCloseable permits Tape {
 
     // ---- Loss and choice ------------------------------------------------------------------
 
-    /** The cross-entropy of logits [.., V] and targets i32 [..]; consumes logits while recording. */
+    /**
+     * The cross-entropy of logits [.., V] and targets i32 [..]; consumes logits while recording.
+     */
     public Tensor crossEntropy(
             Tensor logits, Tensor targets, CrossEntropy.Options options, @Nullable Tensor factor) {
         return CrossEntropy.forward(this, logits, targets, options, factor);

@@ -2,16 +2,17 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
+
 import org.jspecify.annotations.Nullable;
 
 /**
  * Attention over a paged key-value cache (Kwon et al. 2023, arXiv:2309.06180).
  *
  * <p>Pages of K and V lie apart, each [pages, Hkv, slots, D]. The page of slot s of row b is
- * page_table[b, s / slots], i32 [B, maxPages]; without a table row b owns page b alone (a contiguous
- * cache). lengths i32 [B] counts what a row held before the append; it is read, not advanced: {@link
- * Ops#increment} does that once all layers have appended. A slot or page out of range is dropped,
- * and the next wait throws. No gradients: for generation only.
+ * page_table[b, s / slots], i32 [B, maxPages]; without a table row b owns page b alone (a
+ * contiguous cache). lengths i32 [B] counts what a row held before the append; it is read, not
+ * advanced: {@link Ops#increment} does that once all layers have appended. A slot or page out of
+ * range is dropped, and the next wait throws. No gradients: for generation only.
  */
 public final class PagedAttention {
     private PagedAttention() {}

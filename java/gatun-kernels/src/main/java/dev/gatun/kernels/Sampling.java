@@ -3,8 +3,10 @@ package dev.gatun.kernels;
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_sample_args;
-import java.lang.foreign.MemorySegment;
+
 import org.jspecify.annotations.Nullable;
+
+import java.lang.foreign.MemorySegment;
 
 /**
  * How a token is drawn from softmax(logits / temperature): after top-k, then top-p, then min-p.
@@ -53,7 +55,8 @@ public record Sampling(double temperature, int topK, double topP, double minP) {
     /**
      * The same into an i32 [R] that is there.
      *
-     * @param logProbabilities f32 [R], of the chosen tokens under the final distribution; may be null
+     * @param logProbabilities f32 [R], of the chosen tokens under the final distribution; may be
+     *     null
      */
     public void drawInto(
             Ops ops, Tensor out, @Nullable Tensor logProbabilities, Tensor logits, Rng rng) {

@@ -1,7 +1,8 @@
 package dev.gatun.kernels;
 
-import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
+
+import java.util.Arrays;
 
 /** Sizes and strides, both in elements. */
 final class Shapes {

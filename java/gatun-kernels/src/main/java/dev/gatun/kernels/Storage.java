@@ -2,11 +2,13 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.concurrent.atomic.AtomicInteger;
-import org.jspecify.annotations.Nullable;
 
 /**
  * A device buffer and who needs it. The owner (a scope or the caller) is one reference; every
@@ -61,15 +63,11 @@ final class Storage {
         try (Arena confined = Arena.ofConfined()) {
             MemorySegment result = confined.allocate(ValueLayout.JAVA_LONG);
             Native.check(
-                    GatunH.gatun_buffer_wrap(
-                            device.handle(), memory, memory.byteSize(), result),
+                    GatunH.gatun_buffer_wrap(device.handle(), memory, memory.byteSize(), result),
                     "buffer_wrap");
             Storage storage =
                     new Storage(
-                            device,
-                            null,
-                            result.get(ValueLayout.JAVA_LONG, 0),
-                            memory.byteSize());
+                            device, null, result.get(ValueLayout.JAVA_LONG, 0), memory.byteSize());
             device.leaks.made(storage);
             return storage;
         }

@@ -8,10 +8,12 @@ import dev.gatun.kernels.internal.gatun_cross_entropy_args;
 import dev.gatun.kernels.internal.gatun_matmul_args;
 import dev.gatun.kernels.internal.gatun_philox;
 import dev.gatun.kernels.internal.gatun_sample_args;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import org.jspecify.annotations.Nullable;
 
 /**
  * A native stream with what its calls need: argument structs and a staging area, made once, and the
@@ -67,7 +69,8 @@ final class Stream {
         Thread expected = owner;
         if (expected != null && expected != Thread.currentThread()) {
             throw new IllegalStateException(
-                    "an Ops belongs to one thread: %s has it, %s used it; call adopt() on the new thread once the old one is done"
+                    ("an Ops belongs to one thread: %s has it, %s used it;"
+                                    + " call adopt() on the new thread once the old one is done")
                             .formatted(expected, Thread.currentThread()));
         }
     }

@@ -2,6 +2,9 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -9,7 +12,6 @@ import java.util.IdentityHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import org.jspecify.annotations.Nullable;
 
 /**
  * An {@link Ops} that remembers what it did, so that {@link #backward} can walk back and add up
@@ -68,7 +70,8 @@ public final class Tape extends Ops {
     public void backward(Tensor loss) {
         if (loss.elements() != 1) {
             throw new IllegalArgumentException(
-                    "backward: wanted a loss of one element, had %s; give the gradient of anything else"
+                    ("backward: wanted a loss of one element, had %s;"
+                                    + " give the gradient of anything else")
                             .formatted(loss));
         }
         Tensor one = make(loss.dtype(), loss.shape);
@@ -86,7 +89,9 @@ public final class Tape extends Ops {
         open();
         if (walked) {
             throw new IllegalStateException(
-                    "backward: " + this + " was walked back already; each forward pass has its own");
+                    "backward: "
+                            + this
+                            + " was walked back already; each forward pass has its own");
         }
         y.alive();
         gradient.valued();
@@ -295,8 +300,7 @@ public final class Tape extends Ops {
     }
 
     Storage hold(DType dtype, long... shape) {
-        return Storage.of(
-                stream, Shapes.bytes("backward", dtype, shape), Purpose.ACTIVATIONS);
+        return Storage.of(stream, Shapes.bytes("backward", dtype, shape), Purpose.ACTIVATIONS);
     }
 
     void fill(Tensor out) {

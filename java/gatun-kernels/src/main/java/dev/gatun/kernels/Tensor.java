@@ -3,6 +3,9 @@ package dev.gatun.kernels;
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_tensor;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -10,7 +13,6 @@ import java.util.Arrays;
 import java.util.Objects;
 import java.util.Optional;
 import java.util.function.Consumer;
-import org.jspecify.annotations.Nullable;
 
 /**
  * Values of one dtype on a device: a shape over a buffer. What an {@link Ops} makes belongs to its
@@ -92,11 +94,7 @@ public final class Tensor implements AutoCloseable {
     }
 
     private static Tensor filled(
-            Device device,
-            DType dtype,
-            long values,
-            long[] shape,
-            Consumer<Tensor> fill) {
+            Device device, DType dtype, long values, long[] shape, Consumer<Tensor> fill) {
         Shapes.wantElements("of", values, shape);
         Tensor made = empty(device, dtype, Purpose.OTHER, shape);
         try {
@@ -175,7 +173,8 @@ public final class Tensor implements AutoCloseable {
         long[] strides = Shapes.viewStrides(shape, stride, wanted);
         if (strides == null) {
             throw new IllegalArgumentException(
-                    "view: %s has strides %s and cannot be seen as %s without a copy; use contiguous()"
+                    ("view: %s has strides %s and cannot be seen as %s without a copy;"
+                                    + " use contiguous()")
                             .formatted(this, Arrays.toString(stride), Arrays.toString(wanted)));
         }
         return new Tensor(storage, dtype, wanted, strides, offset, base());
@@ -296,9 +295,7 @@ public final class Tensor implements AutoCloseable {
         short[] halves = new short[values.length];
         for (int i = 0; i < halves.length; i++) {
             halves[i] =
-                    dtype == DType.F16
-                            ? Float.floatToFloat16(values[i])
-                            : BFloat16.of(values[i]);
+                    dtype == DType.F16 ? Float.floatToFloat16(values[i]) : BFloat16.of(values[i]);
         }
         write(MemorySegment.ofArray(halves), values.length);
     }
@@ -380,8 +377,7 @@ public final class Tensor implements AutoCloseable {
         want("write", contiguous(), "a contiguous tensor");
         if (values != elements()) {
             throw new IllegalArgumentException(
-                    "write: %s has %d elements, had %d values"
-                            .formatted(this, elements(), values));
+                    "write: %s has %d elements, had %d values".formatted(this, elements(), values));
         }
         Stream home = storage.home;
         if (home != null) {
@@ -516,7 +512,12 @@ public final class Tensor implements AutoCloseable {
         return otherBase.base() == otherBase && this == base()
                 ? otherBase
                 : new Tensor(
-                        otherBase.storage, otherBase.dtype, shape, stride, offset, otherBase.base());
+                        otherBase.storage,
+                        otherBase.dtype,
+                        shape,
+                        stride,
+                        offset,
+                        otherBase.base());
     }
 
     /** Throws unless the values may be used. */

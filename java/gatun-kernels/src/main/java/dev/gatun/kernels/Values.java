@@ -3,9 +3,11 @@ package dev.gatun.kernels;
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_philox;
+
+import org.jspecify.annotations.Nullable;
+
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
-import org.jspecify.annotations.Nullable;
 
 /**
  * Making and moving values: fill, copy, cast, add, increment, random numbers, upload.
@@ -99,10 +101,7 @@ public final class Values {
         Tape tape = ops.tape();
         if (tape != null && tape.needs(x)) {
             tape.record(
-                    new Tensor[] {y},
-                    new Tensor[] {x},
-                    new Tensor[] {},
-                    () -> handOn(tape, y, x));
+                    new Tensor[] {y}, new Tensor[] {x}, new Tensor[] {}, () -> handOn(tape, y, x));
         }
         return y;
     }
@@ -192,7 +191,9 @@ public final class Values {
         return out;
     }
 
-    /** Token ids, each in [0, limit): checked here, so that a wrong one never reaches the device. */
+    /**
+     * Token ids, each in [0, limit): checked here, so that a wrong one never reaches the device.
+     */
     static Tensor ids(Ops ops, int[] ids, int limit, long[] shape) {
         return checked(ops, "ids", ids, limit, null, shape);
     }

@@ -2,6 +2,9 @@ package dev.gatun.kernels.internal;
 
 import dev.gatun.kernels.GatunException;
 import dev.gatun.kernels.GatunException.Status;
+
+import org.jspecify.annotations.Nullable;
+
 import java.io.IOException;
 import java.io.InputStream;
 import java.lang.foreign.MemorySegment;
@@ -22,14 +25,13 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
-import org.jspecify.annotations.Nullable;
 
 /**
  * Loads libgatun once and turns a status into a {@link GatunException}.
  *
  * <p>Where it looks, in this order: the system property {@code gatun.library.path} (the library or
- * its folder); the resources {@code dev/gatun/native/linux-x86_64/} of the class path, unpacked into
- * {@code ~/.cache/gatun/<content hash>/}; {@code java.library.path}.
+ * its folder); the resources {@code dev/gatun/native/linux-x86_64/} of the class path, unpacked
+ * into {@code ~/.cache/gatun/<content hash>/}; {@code java.library.path}.
  */
 public final class Native {
     private static final String LIBRARY = "libgatun.so";
@@ -60,7 +62,8 @@ public final class Native {
                 int abi = GatunH.gatun_abi_version();
                 if (abi != GatunH.GATUN_ABI_VERSION()) {
                     throw unavailable(
-                            "%s speaks version %d of the C ABI, these classes want %d: use the jars of one release"
+                            ("%s speaks version %d of the C ABI, these classes want %d:"
+                                            + " use the jars of one release")
                                     .formatted(loadedFrom, abi, GatunH.GATUN_ABI_VERSION()));
                 }
             } catch (GatunException e) {
@@ -100,7 +103,8 @@ public final class Native {
     private static String find() {
         if (Runtime.version().compareToIgnoreOptional(OLDEST_JDK) < 0) {
             throw unavailable(
-                    "Gatun needs Java 25.0.3 or newer, this is %s (%s): earlier builds can corrupt pinned arrays"
+                    ("Gatun needs Java 25.0.3 or newer, this is %s (%s):"
+                                    + " earlier builds can corrupt pinned arrays")
                             .formatted(Runtime.version(), System.getProperty("java.home")));
         }
         if (!System.getProperty("os.name").equals("Linux")
@@ -117,7 +121,8 @@ public final class Native {
             Path file = Files.isDirectory(path) ? path.resolve(LIBRARY) : path;
             if (!Files.isRegularFile(file)) {
                 throw unavailable(
-                        "gatun.library.path: no %s at %s; build it with mvn -pl java/gatun-native compile"
+                        ("gatun.library.path: no %s at %s;"
+                                        + " build it with mvn -pl java/gatun-native compile")
                                 .formatted(LIBRARY, path));
             }
             return open(file);
@@ -135,7 +140,8 @@ public final class Native {
         }
         tried.add("no " + LIBRARY + " on java.library.path");
         throw unavailable(
-                "the native library is missing: %s. Add the gatun-native jar, or set -Dgatun.library.path"
+                ("the native library is missing: %s."
+                                + " Add the gatun-native jar, or set -Dgatun.library.path")
                         .formatted(String.join("; ", tried)));
     }
 
@@ -190,7 +196,8 @@ public final class Native {
         } catch (IOException e) {
             GatunException failed =
                     unavailable(
-                            "the native library cannot be unpacked into %s (%s): free some space there, or set XDG_CACHE_HOME or -Dgatun.library.path"
+                            ("the native library cannot be unpacked into %s (%s): free some space"
+                                 + " there, or set XDG_CACHE_HOME or -Dgatun.library.path")
                                     .formatted(cache, e));
             failed.initCause(e);
             throw failed;
@@ -254,7 +261,8 @@ public final class Native {
     private static String accessDenied() {
         Module module = Native.class.getModule();
         return module.isNamed()
-                ? "native access is denied to module %1$s: start java with --enable-native-access=%1$s"
+                ? ("native access is denied to module %1$s:"
+                                + " start java with --enable-native-access=%1$s")
                         .formatted(module.getName())
                 : "native access is denied to the class path: start java with"
                         + " --enable-native-access=ALL-UNNAMED (on the module path:"
