@@ -61,6 +61,7 @@ public final class Device implements AutoCloseable {
     final Descriptors descriptors = new Descriptors(null);
     final Leaks leaks = new Leaks();
     final AtomicInteger scopes = new AtomicInteger();
+    final boolean canaries = Boolean.getBoolean("gatun.canaries");
     private final long handle;
     private final String name;
     private final String description;

@@ -37,6 +37,7 @@ final class Storage {
     private @Nullable Tensor tensors;
     private @Nullable Arena arena;
     private @Nullable String end;
+    private boolean wrapped;
 
     private Storage(Device device, @Nullable Stream home, long buffer, long bytes) {
         this.device = device;
@@ -47,12 +48,12 @@ final class Storage {
 
     /** Memory for work of this stream; the stream's thread alone may touch it. */
     static Storage of(Stream stream, long bytes, Purpose purpose) {
-        return new Storage(stream.device, stream, stream.allocate(bytes, purpose), bytes);
+        return new Storage(stream.device, stream, Canary.allocate(stream, bytes, purpose), bytes);
     }
 
     /** Memory that the caller owns and closes. */
     static Storage ofCaller(Device device, long bytes, Purpose purpose) {
-        long buffer = device.transfer(stream -> stream.allocate(bytes, purpose));
+        long buffer = device.transfer(stream -> Canary.allocate(stream, bytes, purpose));
         Storage storage = new Storage(device, null, buffer, bytes);
         device.leaks.made(storage);
         return storage;
@@ -68,6 +69,7 @@ final class Storage {
             Storage storage =
                     new Storage(
                             device, null, result.get(ValueLayout.JAVA_LONG, 0), memory.byteSize());
+            storage.wrapped = true;
             device.leaks.made(storage);
             return storage;
         }
@@ -165,6 +167,9 @@ final class Storage {
             device.leaks.gone(this);
         }
         if (device.isOpen()) {
+            if (device.canaries && !wrapped) {
+                Canary.check(device, dead, bytes);
+            }
             Native.check(GatunH.gatun_buffer_free(dead), "buffer_free");
         }
     }
