@@ -64,6 +64,8 @@ class Driver {
   virtual void destroy_stream(void* stream) noexcept = 0;  // waits for its work
   // Waits for the stream (null: for all work), then reports the first pending fault, once.
   virtual gatun_status wait(void* stream, Failure& failure) noexcept = 0;
+  // Waits for all work and leaves a pending fault pending.
+  virtual void drain() noexcept = 0;
 
   virtual gatun_status create_event(void** event, Failure& failure) noexcept = 0;
   virtual void destroy_event(void* event) noexcept = 0;
@@ -83,7 +85,7 @@ class Driver {
   // if it was destroyed since.
   virtual void release(void* stream, void* address, int64_t bytes,
                        gatun_purpose purpose) noexcept = 0;
-  // Gives cached memory back to the system; called after a wait for all work.
+  // Gives cached memory back to the system; called after drain().
   virtual gatun_status trim(Failure& failure) noexcept = 0;
   // Whether ops may use this foreign memory; the sentence says why not.
   virtual gatun_status wrap(void* address, int64_t bytes, Failure& failure) noexcept = 0;

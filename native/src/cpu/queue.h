@@ -1,0 +1,89 @@
+// The in-order queue of a cpu device: a bounded ring that any thread may add to and one thread
+// takes from. Each slot carries a sequence number (Vyukov's bounded queue), so that adding is one
+// compare-and-swap and one exchange, without a lock; the futex is only touched when somebody
+// sleeps.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/op.h"
+
+namespace gatun::cpu {
+
+// Sleeping and waking on a 32-bit word (futex(2)).
+void sleep_while(const std::atomic<uint32_t>& word, uint32_t value);
+void wake_all(const std::atomic<uint32_t>& word);
+
+inline void relax() { __builtin_ia32_pause(); }
+
+class Queue {
+ public:
+  // 256 steps are several layers of a model: enough for the caller to run ahead, and the ring
+  // (0.3 MB) stays in the L2 cache.
+  static constexpr uint64_t kCapacity = 256;
+
+  struct Task {
+    // Runs and destroys what `storage` holds; must not throw.
+    void (*run)(void* owner, Task& task);
+    int32_t op;  // what `run` makes of it
+    alignas(16) std::byte storage[kMaxArgs];
+  };
+
+  Queue();
+
+  // Adds a task: fill(task) writes it. Waits while the ring is full. Returns its ticket, > 0.
+  template <typename Fill>
+  uint64_t add(Fill fill) {
+    uint64_t position = tail_.load(std::memory_order_relaxed);
+    Slot* slot;
+    while (true) {
+      slot = &slots_[position % kCapacity];
+      const uint64_t sequence = slot->sequence.load(std::memory_order_acquire);
+      if (sequence == position) {
+        if (tail_.compare_exchange_weak(position, position + 1, std::memory_order_relaxed)) break;
+      } else if (sequence < position) {
+        wait(position - kCapacity + 1);
+        position = tail_.load(std::memory_order_relaxed);
+      } else {
+        position = tail_.load(std::memory_order_relaxed);
+      }
+    }
+    fill(slot->task);
+    // sequentially consistent: either the worker sees the task, or this thread sees it asleep
+    slot->sequence.exchange(position + 1, std::memory_order_seq_cst);
+    if (asleep_.load(std::memory_order_seq_cst) != 0) wake_worker();
+    return position + 1;
+  }
+
+  // The ticket of the newest task.
+  uint64_t last() const { return tail_.load(std::memory_order_acquire); }
+  // All tasks up to this ticket have run.
+  uint64_t completed() const { return completed_.load(std::memory_order_acquire); }
+
+  // Waits on the calling thread until the task of this ticket has run.
+  void wait(uint64_t ticket);
+
+  // The worker's side: runs tasks for ever, until one calls stop().
+  void work(void* owner);
+  void stop() { stopped_ = true; }
+
+ private:
+  struct alignas(64) Slot {
+    std::atomic<uint64_t> sequence;
+    Task task;
+  };
+
+  void wake_worker();
+
+  Slot slots_[kCapacity];
+  alignas(64) std::atomic<uint64_t> tail_{0};
+  alignas(64) std::atomic<uint64_t> completed_{0};
+  alignas(64) std::atomic<uint32_t> asleep_{0};
+  alignas(64) std::atomic<uint32_t> waiters_{0};
+  std::atomic<uint32_t> finished_{0};  // counts wake-ups of waiters: the word they sleep on
+  bool stopped_ = false;               // the worker's own
+};
+
+}  // namespace gatun::cpu
