@@ -5,14 +5,12 @@
 // for one of a narrow level (native/CMakeLists.txt).
 #pragma once
 
+#include <immintrin.h>
+
 #include <cstdint>
 #include <cstring>
 
 #include "cpu/types.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
 namespace gatun::cpu::GATUN_LEVEL {
 
@@ -42,9 +40,18 @@ inline vf load(const float* p) {
 inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 
 inline vf load(const bf16* p) {
+#if defined(__AVX512F__)  // GCC 12 would widen the two halves apart
+  return (vf)((vu)_mm512_maskz_cvtepu16_epi32(
+                  0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))
+              << 16);
+#elif defined(__AVX2__)
+  return (vf)((vu)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
+              << 16);
+#else
   vh h;
   std::memcpy(&h, p, sizeof h);
   return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 inline void store(bf16* p, vf v) {
   const vu u = (vu)v;
@@ -57,8 +64,7 @@ inline void store(bf16* p, vf v) {
 
 inline vf load(const f16* p) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_maskz_cvtph_ps(
-      0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return (vf)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__AVX2__)
   return (vf)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
@@ -102,8 +108,25 @@ inline void each_vector(int64_t n, Whole whole, Rest rest) {
 
 // ---- arithmetic ----
 
-inline vf max(vf a, vf b) { return a > b ? a : b; }
-inline vf min(vf a, vf b) { return a < b ? a : b; }
+// a > b ? a : b and a < b ? a : b: where one is NaN, b. (GCC 12 would compare and blend.)
+inline vf max(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#endif
+}
+inline vf min(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+  return (vf)_mm_min_ps((__m128)a, (__m128)b);
+#endif
+}
 inline vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 
 inline float sum(vf v) {
