@@ -74,9 +74,10 @@ public final class Attention {
             return;
         }
         boolean apart = apart(q, k) && apart(q, v) && apart(k, v);
-        Tape.Destination dq = place(tape, q, apart);
-        Tape.Destination dk = place(tape, k, apart);
-        Tape.Destination dv = place(tape, v, apart);
+        // one tensor used twice has one gradient, which a single call cannot write twice
+        Tape.Destination dq = apart ? tape.destinationAlike(q) : tape.destinationApart(q);
+        Tape.Destination dk = apart ? tape.destinationAlike(k) : tape.destinationApart(k);
+        Tape.Destination dv = apart ? tape.destinationAlike(v) : tape.destinationApart(v);
         Native.check(
                 GatunH.gatun_attention_backward(
                         tape.stream.handle(),
@@ -92,26 +93,6 @@ public final class Attention {
                         args(tape.stream, mask, scale),
                         dq.bit(0) | dk.bit(1) | dv.bit(2)),
                 "attention_backward");
-        if (!apart) {
-            hand(tape, q, dq);
-            hand(tape, k, dk);
-            hand(tape, v, dv);
-        }
-    }
-
-    // One tensor used twice has one gradient, which a single call cannot write twice.
-    private static Tape.Destination place(Tape tape, Tensor operand, boolean apart) {
-        if (apart || !tape.needs(operand)) {
-            return tape.destination(operand);
-        }
-        return new Tape.Destination(tape.temporary(operand.dtype(), operand.shape), false);
-    }
-
-    private static void hand(Tape tape, Tensor operand, Tape.Destination made) {
-        Tensor gradient = made.tensor();
-        if (gradient != null) {
-            tape.add(tape.destination(operand), gradient);
-        }
     }
 
     private static boolean apart(Tensor a, Tensor b) {

@@ -40,7 +40,7 @@ public final class Dropout {
                     new @Nullable Tensor[] {rng.step()},
                     () -> {
                         Tensor dy = tape.arrived(y);
-                        Tape.Destination dx = tape.destination(x);
+                        Tape.Destination dx = tape.destinationAlike(x);
                         if (dy != null && dx.wanted()) {
                             Native.check(
                                     GatunH.gatun_dropout(

@@ -31,7 +31,7 @@ public enum Gelu {
                     new Tensor[] {x},
                     () -> {
                         Tensor dy = tape.arrived(y);
-                        Tape.Destination dx = tape.destination(x);
+                        Tape.Destination dx = tape.destinationAlike(x);
                         if (dy != null && dx.wanted()) {
                             Native.check(
                                     GatunH.gatun_gelu_backward(

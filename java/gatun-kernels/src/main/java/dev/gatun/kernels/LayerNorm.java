@@ -101,7 +101,7 @@ public final class LayerNorm {
     private static void backward(Tape tape, Saved saved, Tensor y, Tensor x) {
         Tensor dy = tape.arrived(y);
         if (dy != null) {
-            run(tape, saved, dy, tape.destination(x));
+            run(tape, saved, dy, tape.destinationAlike(x));
         }
     }
 

@@ -50,9 +50,13 @@ public final class Tape extends Ops {
         }
     }
 
+    /** A gradient in a tensor of its own that still has to be added to its operand's. */
+    private record Owed(Tensor operand, Tensor gradient) {}
+
     private final List<@Nullable Step> steps = new ArrayList<>();
     private final Map<Tensor, GradientSlot> slots = new IdentityHashMap<>();
     private final List<Storage> temporaries = new ArrayList<>();
+    private final List<Owed> owed = new ArrayList<>();
     private boolean walked;
     private boolean walking;
     private @Nullable Tensor unit;
@@ -258,6 +262,27 @@ public final class Tape extends Ops {
         return slot == null ? Destination.NONE : slot.destination(this, operand);
     }
 
+    /**
+     * Where to write the gradient of an operand for an op that gives it in the operand's own dtype:
+     * the f32 gradient of a 16-bit leaf gets it from there once the op has run.
+     */
+    Destination destinationAlike(@Nullable Tensor operand) {
+        Tensor leaf = operand == null ? null : operand.base().leafGradient();
+        return operand == null || leaf == null || leaf.dtype() == operand.dtype()
+                ? destination(operand)
+                : destinationApart(operand);
+    }
+
+    /** A tensor of its own to write the gradient of an operand to; added once the op has run. */
+    Destination destinationApart(Tensor operand) {
+        if (!needs(operand)) {
+            return Destination.NONE;
+        }
+        Tensor gradient = temporary(operand.dtype(), operand.shape);
+        owed.add(new Owed(operand, gradient));
+        return new Destination(gradient, false);
+    }
+
     /** Hands a finished gradient to an operand; shares it where that is enough. */
     void give(@Nullable Tensor operand, Tensor gradient) {
         if (operand == null || !needs(operand)) {
@@ -316,6 +341,9 @@ public final class Tape extends Ops {
         try {
             if (reached) {
                 step.backward().run();
+                for (Owed debt : owed) {
+                    add(destination(debt.operand()), debt.gradient());
+                }
             }
         } finally {
             for (Tensor output : step.outputs()) {
@@ -332,6 +360,7 @@ public final class Tape extends Ops {
                 storage.release();
             }
             temporaries.clear();
+            owed.clear();
         }
     }
 
