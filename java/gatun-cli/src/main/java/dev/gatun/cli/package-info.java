@@ -1,0 +1,5 @@
+/** One class a verb; {@link dev.gatun.cli.Main} starts them. */
+@NullMarked
+package dev.gatun.cli;
+
+import org.jspecify.annotations.NullMarked;
