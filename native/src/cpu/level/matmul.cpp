@@ -1,0 +1,145 @@
+// Matrix products, and the gradient of a bias: which code computes a product is decided here.
+#include <algorithm>
+
+#include "cpu/dispatch.h"
+#include "cpu/level/backend.h"
+#include "cpu/level/product.h"
+#include "cpu/level/rows.h"
+#include "cpu/level/vec.h"
+
+namespace gatun::cpu::GATUN_LEVEL {
+namespace {
+
+int64_t element_bytes(int32_t dtype) { return dtype == GATUN_F32 ? 4 : 2; }
+
+// Makes the batch dimensions of args, from the innermost, into rows of one product for as long as
+// a, out and preactivation walk through them as through their rows and b stays the same; what is
+// left is the batch.
+struct Shape {
+  MatrixProduct product{};
+  Batch batch;
+
+  explicit Shape(const MatMul& args) {
+    const View& a = args.a;
+    const View& b = args.b;
+    const View& out = args.out;
+    const View& pre = args.preactivation;
+    MatrixProduct& p = product;
+    p.m = out.size(1);
+    p.n = out.size(0);
+    p.k = args.transpose_a ? a.size(1) : a.size(0);
+    p.a = a.data;
+    p.a_stride = a.step(1);
+    p.a_transposed = args.transpose_a;
+    p.b = b.data;
+    p.b_stride = b.step(1);
+    p.b_transposed = args.transpose_b;
+    p.in_dtype = a.dtype;
+    p.alpha = args.alpha == 0 ? 1.f : args.alpha;
+    p.out = out.data;
+    p.out_stride = out.step(1);
+    p.out_dtype = out.dtype;
+    p.add = args.accumulate;
+    p.bias = args.bias ? args.bias.data : nullptr;
+    p.bias_dtype = args.bias.dtype;
+    if (args.epilogue == GATUN_EPILOGUE_BIAS_GELU)
+      p.gelu = args.gelu_erf ? Gelu::kErf : Gelu::kTanh;
+    if (pre && p.gelu != Gelu::kNone) {
+      p.preactivation = pre.data;
+      p.preactivation_stride = pre.step(1);
+    }
+
+    bool as_rows = !args.transpose_a;
+    const int64_t in_bytes = element_bytes(a.dtype);
+    const int64_t out_bytes = element_bytes(out.dtype);
+    for (int d = 2; d < out.rank; ++d) {
+      const int64_t size = out.size(d);
+      if (size == 1) continue;
+      const int64_t b_step = d < b.rank ? b.step(d) : 0;
+      if (as_rows && b_step == 0 && p.m == 1) {  // a single row may have any stride
+        p.a_stride = a.step(d);
+        p.out_stride = out.step(d);
+        p.preactivation_stride = pre.step(d);
+      }
+      as_rows = as_rows && b_step == 0 && a.step(d) == p.m * p.a_stride &&
+                out.step(d) == p.m * p.out_stride &&
+                (p.preactivation == nullptr || pre.step(d) == p.m * p.preactivation_stride);
+      if (as_rows) {
+        p.m *= size;
+        continue;
+      }
+      batch.count *= size;
+      const int i = batch.rank++;
+      batch.shape[i] = size;
+      batch.a[i] = a.step(d) * in_bytes;
+      batch.b[i] = b_step * in_bytes;
+      batch.out[i] = out.step(d) * out_bytes;
+      batch.preactivation[i] = pre.step(d) * out_bytes;
+    }
+  }
+};
+
+// Sums of columns [begin, end) over all rows, in blocks of kRows whose sums are added to `totals`
+// (two levels keep the rounding error of long columns small).
+template <typename T>
+void column_sums(const View& dy, const Rows<1>& rows, int64_t begin, int64_t end, float* totals) {
+  constexpr int64_t kRows = 64;
+  constexpr int kVectors = 8;  // of sums in registers
+  const T* row_at[kRows];
+  std::fill(totals + begin, totals + end, 0.f);
+  for (int64_t first = 0; first < rows.count; first += kRows) {
+    const int64_t count = std::min(kRows, rows.count - first);
+    rows.walk_rows(first, first + count, [&](const int64_t(&at)[1], int64_t row) {
+      row_at[row - first] = dy.as<T>() + at[0];
+    });
+    int64_t c = begin;
+    for (; c + kVectors * kLanes <= end; c += kVectors * kLanes) {
+      vf sums[kVectors] = {};
+      for (int64_t r = 0; r < count; ++r) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kVectors; ++i) sums[i] += load(row_at[r] + c + i * kLanes);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kVectors; ++i) {
+        float* total = totals + c + i * kLanes;
+        store(total, load(total) + sums[i]);
+      }
+    }
+    for (; c < end; c += kLanes) {
+      const int n = static_cast<int>(std::min<int64_t>(kLanes, end - c));
+      vf sums = {};
+      for (int64_t r = 0; r < count; ++r) sums += load_first(row_at[r] + c, n);
+      store_first(totals + c, load_first(totals + c, n) + sums, n);
+    }
+  }
+}
+
+}  // namespace
+
+void matmul(Context& context, const MatMul& args) {
+  if (args.out.elements() == 0) return;
+  const Shape shape(args);
+  packed_products(context, shape.product, shape.batch);
+}
+
+void bias_backward(Context& context, const BiasBackward& args) {
+  const int64_t n = args.dbias.size(0);
+  if (n == 0) return;
+  const bool add = adds(args.accumulate, 0);
+  const Rows<1> rows({&args.dy}, Merge::kKeepLast);
+  float* totals = static_cast<float*>(context.workspace(static_cast<size_t>(n) * sizeof(float)));
+  parallel_parts(
+      context, n, kLanes, rows.elements() < kSerialElements, [&](int64_t begin, int64_t end) {
+        with_float(args.dy.dtype,
+                   [&]<typename T>() { column_sums<T>(args.dy, rows, begin, end, totals); });
+        with_float(args.dbias.dtype, [&]<typename T>() {
+          T* dbias = args.dbias.as<T>();
+          for (int64_t i = begin; i < end; ++i) {
+            const float old = add ? to_float(dbias[i]) : 0.f;
+            dbias[i] = from_float<T>(old + totals[i]);
+          }
+        });
+      });
+}
+
+}  // namespace gatun::cpu::GATUN_LEVEL

@@ -1,0 +1,56 @@
+// One matrix product as matmul.cpp hands it to whoever computes it: packed.cpp (any shape),
+// few_rows.cpp (decode), cpu/onednn.cpp (16-bit operands where the machine multiplies them).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/backend.h"
+
+namespace gatun::cpu::GATUN_LEVEL {
+
+enum class Gelu { kNone, kTanh, kErf };
+
+// out[m, n] = finish(alpha * sum over k of a(m, k) b(k, n)); strides are those of the rows as they
+// lie in memory, elements of a row are adjacent.
+struct MatrixProduct {
+  int64_t m, n, k;
+  const void* a;  // a(m, k) = a[m * a_stride + k], transposed: a[k * a_stride + m]
+  int64_t a_stride;
+  bool a_transposed;
+  const void* b;  // b(k, n) = b[k * b_stride + n], transposed: b[n * b_stride + k]
+  int64_t b_stride;
+  bool b_transposed;
+  int32_t in_dtype;  // of a and b
+  float alpha;
+  void* out;
+  int64_t out_stride;
+  int32_t out_dtype;
+  bool add;          // out += ., instead of out = .
+  const void* bias;  // [n] or null
+  int32_t bias_dtype;
+  void* preactivation;  // receives . + bias; null unless gelu is set
+  int64_t preactivation_stride;
+  Gelu gelu;
+
+  bool finishes() const { return bias != nullptr || gelu != Gelu::kNone; }
+};
+
+// The products of a batch: the same but for where the operands start. Offsets are in bytes.
+struct Batch {
+  int64_t count = 1;
+  int rank = 0;  // the innermost dimension first
+  int64_t shape[GATUN_MAX_RANK] = {};
+  int64_t a[GATUN_MAX_RANK] = {};
+  int64_t b[GATUN_MAX_RANK] = {};
+  int64_t out[GATUN_MAX_RANK] = {};
+  int64_t preactivation[GATUN_MAX_RANK] = {};
+
+  MatrixProduct at(MatrixProduct product, int64_t index) const;
+};
+
+// Products by packing both operands into panels that stream through the caches (Goto & van de
+// Geijn, ACM TOMS 34(3), 2008). Sums over k are made in a fixed order, whatever the threads.
+void packed_products(Context& context, const MatrixProduct& product, const Batch& batch);
+
+}  // namespace gatun::cpu::GATUN_LEVEL
