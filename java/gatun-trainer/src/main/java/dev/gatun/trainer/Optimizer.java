@@ -22,7 +22,6 @@ import java.util.Map;
  */
 public final class Optimizer implements AutoCloseable {
     private final List<Parameter> trained;
-    private final List<Tensor> gradients = new ArrayList<>();
     private final Map<String, Tensor> moments = new LinkedHashMap<>();
     private final AdamW.Options options;
     private final List<AdamW.Group> groups;
@@ -41,12 +40,11 @@ public final class Optimizer implements AutoCloseable {
         var undecayed = new ArrayList<AdamW.Entry>();
         for (Parameter p : trained) {
             Tensor weight = p.weight();
-            Tensor gradient = weight.requireGradient();
+            Tensor gradient = weight.requireGradient().gradient().orElseThrow();
             Tensor m = Tensor.empty(device, DType.F32, Purpose.OPTIMIZER, weight.shape());
             Tensor v = Tensor.empty(device, DType.F32, Purpose.OPTIMIZER, weight.shape());
             ops.fill(m, 0);
             ops.fill(v, 0);
-            gradients.add(gradient);
             moments.put(p.name() + ".exp_avg", m);
             moments.put(p.name() + ".exp_avg_sq", v);
             (p.decayed() ? decayed : undecayed)
@@ -70,7 +68,12 @@ public final class Optimizer implements AutoCloseable {
      * @return the norm before clipping, and the factor that clips
      */
     public GlobalNorm.Norm clip(Ops ops, double maxNorm) {
-        return ops.globalNorm(gradients, maxNorm);
+        return ops.globalNorm(gradients(), maxNorm);
+    }
+
+    /** Asked for anew each time: what no backward pass has reached becomes zero. */
+    private List<Tensor> gradients() {
+        return trained.stream().map(p -> p.weight().gradient().orElseThrow()).toList();
     }
 
     /**
