@@ -121,6 +121,7 @@ public final class Tape extends Ops {
             }
         } finally {
             walking = false;
+            dropTemporaries();
             forget();
         }
     }
@@ -356,12 +357,16 @@ public final class Tape extends Ops {
             for (Tensor tensor : step.saved()) {
                 tensor.storage.release();
             }
-            for (Storage storage : temporaries) {
-                storage.release();
-            }
-            temporaries.clear();
-            owed.clear();
+            dropTemporaries();
         }
+    }
+
+    private void dropTemporaries() {
+        for (Storage storage : temporaries) {
+            storage.release();
+        }
+        temporaries.clear();
+        owed.clear();
     }
 
     private void forget() {
