@@ -35,10 +35,12 @@ import java.util.TreeMap;
  * always whole. Its files' SHA-256 are stored, so that later damage is found.
  *
  * @param step optimizer steps done
- * @param maxSteps steps of the whole run; -1 while they are being measured
+ * @param maxSteps steps of the whole run; -1 while they are not known
+ * @param elapsedSeconds from the first step, pauses between processes left out
  * @param arguments {@link TrainingArguments#toMap} of the run
  */
-record TrainState(long step, long maxSteps, Map<String, Object> arguments) {
+record TrainState(
+        long step, long maxSteps, double elapsedSeconds, Map<String, Object> arguments) {
     private static final System.Logger LOG = System.getLogger(TrainState.class.getName());
     private static final ObjectMapper JSON =
             new ObjectMapper().enable(SerializationFeature.INDENT_OUTPUT);
@@ -81,6 +83,7 @@ record TrainState(long step, long maxSteps, Map<String, Object> arguments) {
         root.put("global_step", step);
         root.put("max_steps", maxSteps);
         ObjectNode own = root.putObject("gatun");
+        own.put("elapsed_seconds", elapsedSeconds);
         own.set("arguments", JSON.valueToTree(arguments));
         ObjectNode sums = own.putObject("sha256");
         try (var files = Files.list(folder)) {
@@ -128,7 +131,10 @@ record TrainState(long step, long maxSteps, Map<String, Object> arguments) {
                 .properties()
                 .forEach(e -> arguments.put(e.getKey(), JSON.convertValue(e.getValue(), Object.class)));
         return new TrainState(
-                root.path("global_step").asLong(), root.path("max_steps").asLong(-1), arguments);
+                root.path("global_step").asLong(),
+                root.path("max_steps").asLong(-1),
+                root.path("gatun").path("elapsed_seconds").asDouble(),
+                arguments);
     }
 
     /** Puts the weights and moments of a checkpoint in place of those of a model and its optimizer. */

@@ -21,17 +21,14 @@ import org.jspecify.annotations.Nullable;
  *
  * <p>The loss of a step is one mean over all targets of its accumulation window, however the window
  * is cut into micro-batches. Same device, library, thread count, data and arguments give the same
- * bits, with or without interruptions in between.
+ * bits, with or without interruptions in between; only {@code maxMinutes} follows the clock.
  */
 public final class Trainer {
-    /** Steps left out of the speed measured for {@code maxMinutes}: code and caches warm up. */
-    private static final int WARM_STEPS = 3;
-
-    /** Steps after which {@code maxMinutes} is turned into a number of steps. */
+    /** With {@code maxMinutes}: steps until the speed is known well enough to plan by. */
     private static final int MEASURED_STEPS = 10;
 
-    /** What a forward pass costs of forward, backward and step together. */
-    private static final double FORWARD_SHARE = 0.33;
+    /** With {@code maxMinutes}: how much the newest step counts in the mean duration of a step. */
+    private static final double NEWEST = 0.05;
 
     private final CausalLm model;
     private final TrainingArguments args;
@@ -89,13 +86,14 @@ public final class Trainer {
         Device device = model.device();
         try (Ops ops = device.ops();
                 Optimizer optimizer = new Optimizer(ops, model.parameters(), args)) {
-            var run = new Run(maxSteps(data), Optional.empty());
+            var run = new Run(maxSteps(data));
             if (checkpoint != null) {
                 TrainState state = TrainState.read(checkpoint);
                 refuseOtherArguments(checkpoint, state);
                 state.restore(checkpoint, model, optimizer);
                 run.step = state.step();
                 run.maxSteps = state.maxSteps();
+                run.secondsBefore = state.elapsedSeconds();
                 run.checkpoint = Optional.of(checkpoint);
             }
             return loop(run, ops, optimizer, data, validation, listener);
@@ -104,21 +102,35 @@ public final class Trainer {
 
     /** What changes during a run. */
     private static final class Run {
+        private final long begin = System.nanoTime();
         private long step;
         private long maxSteps;
+        private double secondsBefore; // of the processes that this one resumes
         private double loss = Double.NaN;
         private long tokens;
         private double trainSeconds;
-        private Optional<Path> checkpoint;
+        private double stepSeconds; // a moving mean
+        private double evaluationSeconds;
+        private int evaluations;
+        private Optional<Path> checkpoint = Optional.empty();
         private Optional<Evaluation.Result> evaluation = Optional.empty();
 
-        Run(long maxSteps, Optional<Path> checkpoint) {
+        Run(long maxSteps) {
             this.maxSteps = maxSteps;
-            this.checkpoint = checkpoint;
+        }
+
+        double elapsed() {
+            return secondsBefore + seconds(begin);
         }
 
         double tokensPerSecond() {
             return tokens / Math.max(1e-9, trainSeconds);
+        }
+
+        void timed(double seconds, long newTokens) {
+            stepSeconds = stepSeconds == 0 ? seconds : stepSeconds + NEWEST * (seconds - stepSeconds);
+            trainSeconds += seconds;
+            tokens += newTokens;
         }
     }
 
@@ -130,8 +142,6 @@ public final class Trainer {
             @Nullable Evaluation validation,
             TrainingListener listener)
             throws IOException {
-        long begin = System.nanoTime();
-        long firstStep = run.step;
         while (run.maxSteps < 0 || run.step < run.maxSteps) {
             long stepBegin = System.nanoTime();
             List<Batch> window = data.window(run.step);
@@ -165,14 +175,10 @@ public final class Trainer {
             }
 
             run.loss = loss;
-            run.trainSeconds += seconds(stepBegin);
-            if (run.step - firstStep == WARM_STEPS && run.maxSteps < 0) {
-                run.trainSeconds = 0;
-                run.tokens = 0;
-            } else {
-                run.tokens += window.stream().mapToLong(b -> b.ids().length).sum();
-            }
-            fixStepsOfMinutes(run, firstStep, seconds(begin), validation);
+            run.timed(
+                    seconds(stepBegin), window.stream().mapToLong(batch -> batch.ids().length).sum());
+            double doneBefore = done(run, run.step - 1, stepBegin);
+            planByTheClock(run);
             listener.stepped(
                     new TrainingListener.Step(
                             run.step,
@@ -182,21 +188,24 @@ public final class Trainer {
                             rate,
                             epoch(run, data),
                             run.tokensPerSecond(),
-                            seconds(begin)));
+                            run.elapsed()));
             boolean last = run.step == run.maxSteps;
-            if (validation != null && (last || due(args.evalSteps(), run))) {
+            if (validation != null && (last || due(args.evalSteps(), run, doneBefore))) {
+                long evaluationBegin = System.nanoTime();
                 run.evaluation = Optional.of(validation.of(model));
+                run.evaluations++;
+                run.evaluationSeconds += seconds(evaluationBegin);
                 listener.evaluated(run.step, run.evaluation.get());
             }
-            if (last || stopRequested || due(args.saveSteps(), run)) {
+            if (last || stopRequested || due(args.saveSteps(), run, doneBefore)) {
                 save(run, optimizer, data, listener);
             }
             if (stopRequested && !last) {
-                return result(run, true, seconds(begin));
+                return result(run, true);
             }
         }
         model.save(args.outputDir());
-        return result(run, false, seconds(begin));
+        return result(run, false);
     }
 
     private Tensor loss(Tape tape, Batch batch, Tensor factor) {
@@ -211,11 +220,15 @@ public final class Trainer {
         return model.loss(tape, ids_BT, targets_BT, factor);
     }
 
-    /** While the number of steps is still being measured, the peak rate stands after the warm-up. */
+    /** While the number of steps is not known yet, the peak rate stands after the warm-up. */
     private Schedule schedule(Run run) {
         return run.maxSteps < 0
                 ? Schedule.constantWithWarmup((long) args.warmupSteps())
                 : args.schedule(run.maxSteps);
+    }
+
+    private boolean byTheClock() {
+        return args.maxSteps() < 0 && args.maxMinutes() > 0;
     }
 
     private long maxSteps(TrainingData data) {
@@ -233,31 +246,42 @@ public final class Trainer {
         return -1;
     }
 
-    /** Turns the minutes into steps once the speed is known, at the latest when the warm-up ends. */
-    private void fixStepsOfMinutes(
-            Run run, long firstStep, double elapsed, @Nullable Evaluation validation) {
-        long measured = run.step - firstStep - WARM_STEPS;
-        if (run.maxSteps >= 0 || measured < Math.max(MEASURED_STEPS, args.warmupSteps() - firstStep)) {
+    /** With {@code maxMinutes}: how many steps there will be, as far as the speed up to now tells. */
+    private void planByTheClock(Run run) {
+        if (!byTheClock() || run.maxSteps < 0 && run.step < MEASURED_STEPS) {
             return;
         }
-        double left = args.maxMinutes() * 60 - elapsed;
-        if (validation != null) {
-            double evaluations = args.evalSteps() > 0 && args.evalSteps() < 1 ? 1 / args.evalSteps() : 1;
-            left -= evaluations * FORWARD_SHARE * validation.targets() / run.tokensPerSecond();
+        double left = args.maxMinutes() * 60 - run.elapsed();
+        if (run.evaluations > 0 && args.evalSteps() > 0 && args.evalSteps() < 1) {
+            double each = run.evaluationSeconds / run.evaluations;
+            left -= each * Math.max(0, 1 / args.evalSteps() - run.evaluations);
         }
-        run.maxSteps = run.step + Math.max(1, (long) (left / (run.trainSeconds / measured)));
+        run.maxSteps = run.step + Math.max(0, Math.round(left / run.stepSeconds));
     }
 
-    private static boolean due(double setting, Run run) {
-        if (setting == 0 || setting < 1 && run.maxSteps < 0) {
+    /** The share of the whole run that is done. */
+    private double done(Run run, long step, long nanoTime) {
+        if (byTheClock()) {
+            double elapsed = run.secondsBefore + (nanoTime - run.begin) / 1e9;
+            return elapsed / (args.maxMinutes() * 60);
+        }
+        return (double) step / Math.max(1, run.maxSteps);
+    }
+
+    private boolean due(double setting, Run run, double doneBefore) {
+        if (setting == 0) {
             return false;
+        }
+        if (setting < 1 && byTheClock()) {
+            double done = done(run, run.step, System.nanoTime());
+            return Math.floor(done / setting) > Math.floor(doneBefore / setting);
         }
         return run.step % TrainingArguments.steps(setting, run.maxSteps) == 0;
     }
 
     private void save(Run run, Optimizer optimizer, TrainingData data, TrainingListener listener)
             throws IOException {
-        var state = new TrainState(run.step, run.maxSteps, args.toMap());
+        var state = new TrainState(run.step, run.maxSteps, run.elapsed(), args.toMap());
         Path folder =
                 state.save(
                         args.outputDir(), model, optimizer, epoch(run, data), args.saveTotalLimit());
@@ -299,7 +323,7 @@ public final class Trainer {
         return (System.nanoTime() - sinceNanos) / 1e9;
     }
 
-    private static TrainResult result(Run run, boolean stopped, double seconds) {
+    private static TrainResult result(Run run, boolean stopped) {
         return new TrainResult(
                 run.step,
                 run.maxSteps,
@@ -307,7 +331,7 @@ public final class Trainer {
                 run.loss,
                 run.evaluation,
                 run.tokensPerSecond(),
-                seconds,
+                run.elapsed(),
                 run.checkpoint);
     }
 }

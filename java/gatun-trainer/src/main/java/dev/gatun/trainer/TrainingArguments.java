@@ -110,8 +110,8 @@ public final class TrainingArguments implements Cloneable {
     }
 
     /**
-     * Minutes from the first step; 0: no bound. The number of steps is fixed from the speed of the
-     * first ones, before the schedule needs it, and stored, so that a resumed run keeps it.
+     * Minutes from the first step, evaluations included; 0: no bound. The schedule then follows the
+     * clock, so two such runs do not give the same bits; runs of {@code maxSteps} do.
      */
     public double maxMinutes() {
         return maxMinutes;

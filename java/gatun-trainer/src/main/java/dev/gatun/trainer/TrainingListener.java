@@ -8,7 +8,7 @@ public interface TrainingListener {
      * One optimizer step.
      *
      * @param step the steps done, this one included
-     * @param maxSteps the steps of the whole run, or -1 while that is being measured
+     * @param maxSteps the steps of the whole run (an estimate with {@code maxMinutes}), or -1
      * @param loss nats per target of this step
      * @param gradNorm L2 norm of all gradients before clipping
      * @param learningRate the rate that this step used
