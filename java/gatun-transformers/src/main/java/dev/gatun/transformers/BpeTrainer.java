@@ -9,10 +9,10 @@ import java.util.Collection;
 import java.util.Comparator;
 import java.util.HashMap;
 import java.util.HashSet;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.PriorityQueue;
+import java.util.stream.IntStream;
 
 /**
  * Learns a byte-level byte-pair encoding (Sennrich et al. 2016, section 3.2, over the bytes of
@@ -26,10 +26,8 @@ import java.util.PriorityQueue;
  * <p>Ids: special tokens in the order given, then the 256 bytes in the order of their spelling,
  * then the merges. The result depends on the texts alone, not on their order or on threads. Of
  * equally frequent pairs the one with the smaller left id, then the smaller right id, comes first.
- * That is the order of the {@code tokenizers} library, and so are two finer points: the count of a
- * pair is not reset when the pair is merged, so that it comes up again, with what it had, once
- * another merge has made the same token next to the same neighbour; and it then takes the later
- * rank. Unlike there, no merge ever spells a special token, so that plain text cannot become one.
+ * That is the order of the {@code tokenizers} library. Unlike there, no merge ever spells a special
+ * token, so that plain text cannot become one.
  *
  * @param vocabSize tokens wanted, fewer if the texts have too few pairs; at least 256 and the
  *     special tokens
@@ -44,6 +42,8 @@ public record BpeTrainer(
     @FunctionalInterface
     public interface Progress {
         /**
+         * Called after each new token.
+         *
          * @param tokens tokens in the vocabulary so far
          * @param wanted tokens wanted
          */
@@ -51,6 +51,8 @@ public record BpeTrainer(
     }
 
     /**
+     * Checks the settings.
+     *
      * @throws IllegalArgumentException if the vocabulary has no room for the bytes and the special
      *     tokens, or a special token is empty, a single byte or given twice
      */
@@ -114,9 +116,7 @@ public record BpeTrainer(
         private static final int NOWHERE = -1;
 
         private final List<String> tokens = new ArrayList<>();
-        private final Map<String, Integer> ids = new HashMap<>();
-        // by pair; in order of rank
-        private final LinkedHashMap<Long, Merge> merges = new LinkedHashMap<>();
+        private final List<Merge> merges = new ArrayList<>();
 
         private final int[] symbols; // by place in the words; NOWHERE after it was merged away
         private final int[] next; // place of the neighbour in the same word
@@ -129,19 +129,11 @@ public record BpeTrainer(
 
         Training(PieceCounts words) {
             specialTokens.forEach(this::add);
-            char[] alphabet = new char[256];
-            for (int b = 0; b < 256; b++) {
-                alphabet[b] = ByteAlphabet.spelling(b);
-            }
-            char[] sorted = alphabet.clone();
-            Arrays.sort(sorted);
-            for (char spelling : sorted) {
-                add(String.valueOf(spelling));
-            }
             int[] byteIds = new int[256];
-            for (int b = 0; b < 256; b++) {
-                byteIds[b] = ids.getOrDefault(String.valueOf(alphabet[b]), NOWHERE);
-            }
+            IntStream.range(0, 256)
+                    .boxed()
+                    .sorted(Comparator.comparingInt(ByteAlphabet::spelling))
+                    .forEach(b -> byteIds[b] = add(String.valueOf(ByteAlphabet.spelling(b))));
 
             int places = words.size() == 0 ? 0 : words.end(words.size() - 1);
             symbols = new int[places];
@@ -165,7 +157,6 @@ public record BpeTrainer(
         }
 
         private int add(String token) {
-            ids.put(token, tokens.size());
             tokens.add(token);
             return tokens.size() - 1;
         }
@@ -177,9 +168,6 @@ public record BpeTrainer(
                     break;
                 }
                 Pair pair = top.pair;
-                if (pair.size == 0) {
-                    continue; // merged under another entry of the queue
-                }
                 if (top.count != pair.count) {
                     queue.add(new Candidate(pair, pair.count));
                     continue;
@@ -195,14 +183,12 @@ public record BpeTrainer(
         private void merge(Pair pair) {
             String spelling = tokens.get(pair.left) + tokens.get(pair.right);
             if (specialTokens.contains(spelling)) {
-                pair.takePlaces();
                 return;
             }
-            Integer known = ids.get(spelling);
-            int merged = known == null ? add(spelling) : known;
-            // a pair that comes up again moves to the end
-            merges.remove(pair.key());
-            merges.put(pair.key(), new Merge(pair.left, pair.right, merged));
+            // No other pair can have made this token. Where its bytes stand between the same two
+            // boundaries, the same earlier merges were made inside, so that they end in one pair.
+            int merged = add(spelling);
+            merges.add(new Merge(pair.left, pair.right, merged));
             for (int place : pair.takePlaces()) {
                 if (symbols[place] == pair.left
                         && next[place] != NOWHERE
@@ -211,9 +197,7 @@ public record BpeTrainer(
                 }
             }
             queueGrown();
-            if (known == null) {
-                progress.at(tokens.size(), vocabSize);
-            }
+            progress.at(tokens.size(), vocabSize);
         }
 
         private void mergeAt(int place, Pair pair, int merged) {
@@ -250,7 +234,7 @@ public record BpeTrainer(
         }
 
         private Pair pair(int left, int right) {
-            return pairs.computeIfAbsent((long) left << 32 | right, key -> new Pair(left, right));
+            return pairs.computeIfAbsent(((long) left << 32) | right, key -> new Pair(left, right));
         }
 
         private void queueGrown() {
@@ -275,7 +259,7 @@ public record BpeTrainer(
             }
             return new ByteLevelBpe(
                     vocabulary,
-                    List.copyOf(merges.values()),
+                    merges,
                     added,
                     Options.GPT2,
                     new int[0],
@@ -299,10 +283,6 @@ public record BpeTrainer(
             this.right = right;
         }
 
-        Long key() {
-            return (long) left << 32 | right;
-        }
-
         void add(int place) {
             if (size == places.length) {
                 places = Arrays.copyOf(places, 2 * size);
@@ -310,11 +290,10 @@ public record BpeTrainer(
             places[size++] = place;
         }
 
-        /** All places from left to right, so that overlapping pairs merge from the left. */
+        /** All places; they ascend, since every merge goes through its places from the left. */
         int[] takePlaces() {
             int[] taken = Arrays.copyOf(places, size);
-            Arrays.sort(taken);
-            places = new int[4];
+            places = new int[0];
             size = 0;
             return taken;
         }

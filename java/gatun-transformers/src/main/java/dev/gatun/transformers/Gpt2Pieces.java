@@ -17,9 +17,9 @@ final class Gpt2Pieces {
     private static final int SPACE = 3;
 
     private static final int NUMBERS =
-            1 << Character.DECIMAL_DIGIT_NUMBER
-                    | 1 << Character.LETTER_NUMBER
-                    | 1 << Character.OTHER_NUMBER;
+            (1 << Character.DECIMAL_DIGIT_NUMBER)
+                    | (1 << Character.LETTER_NUMBER)
+                    | (1 << Character.OTHER_NUMBER);
 
     private static final byte[] ASCII = new byte[128];
 
@@ -104,7 +104,7 @@ final class Gpt2Pieces {
             return SPACE;
         }
         int type = Character.getType(codePoint);
-        if ((1 << type & NUMBERS) != 0) {
+        if (((1 << type) & NUMBERS) != 0) {
             return NUMBER;
         }
         return Character.isLetter(codePoint) ? LETTER : OTHER;

@@ -29,23 +29,23 @@ final class MergeTable {
      * Declares that {@code left right} becomes {@code merged}; a later rank replaces an earlier.
      */
     void put(int left, int right, int rank, int merged) {
-        long key = (long) left << 32 | right;
+        long key = ((long) left << 32) | right;
         int slot = slot(key);
         keys[slot] = key;
-        values[slot] = (long) rank << 32 | merged;
+        values[slot] = ((long) rank << 32) | merged;
     }
 
     /** {@code rank << 32 | merged}, or {@link #NONE}. */
     private long find(int left, int right) {
-        long key = (long) left << 32 | right;
+        long key = ((long) left << 32) | right;
         int slot = slot(key);
         return keys[slot] == key ? values[slot] : NONE;
     }
 
     private int slot(long key) {
-        int slot = (int) (key * 0x9E3779B97F4A7C15L >>> shift);
+        int slot = (int) ((key * 0x9E3779B97F4A7C15L) >>> shift);
         while (keys[slot] != key && keys[slot] != -1) {
-            slot = slot + 1 & keys.length - 1;
+            slot = (slot + 1) & (keys.length - 1);
         }
         return slot;
     }
@@ -138,7 +138,7 @@ final class MergeTable {
 
     private static void offer(LongHeap heap, int at, long merge) {
         if (merge != NONE) {
-            heap.add(merge & 0xFFFFFFFF00000000L | at);
+            heap.add((merge & 0xFFFFFFFF00000000L) | at);
         }
     }
 
@@ -162,7 +162,7 @@ final class MergeTable {
             }
             int at = size++;
             while (at > 0) {
-                int parent = at - 1 >> 1;
+                int parent = (at - 1) >> 1;
                 if (items[parent] <= item) {
                     break;
                 }

@@ -59,7 +59,7 @@ final class PieceCounts {
     }
 
     private void add(byte[] text, int from, int to, int hash, long count) {
-        int slot = hash & slots.length - 1;
+        int slot = hash & (slots.length - 1);
         while (slots[slot] != 0) {
             int piece = slots[slot] - 1;
             if (hashes[piece] == hash
@@ -67,7 +67,7 @@ final class PieceCounts {
                 counts[piece] += count;
                 return;
             }
-            slot = slot + 1 & slots.length - 1;
+            slot = (slot + 1) & (slots.length - 1);
         }
         slots[slot] = append(text, from, to, hash, count) + 1;
         if (2 * size > slots.length) {
@@ -97,9 +97,9 @@ final class PieceCounts {
     private void rehash() {
         slots = new int[2 * slots.length];
         for (int piece = 0; piece < size; piece++) {
-            int slot = hashes[piece] & slots.length - 1;
+            int slot = hashes[piece] & (slots.length - 1);
             while (slots[slot] != 0) {
-                slot = slot + 1 & slots.length - 1;
+                slot = (slot + 1) & (slots.length - 1);
             }
             slots[slot] = piece + 1;
         }

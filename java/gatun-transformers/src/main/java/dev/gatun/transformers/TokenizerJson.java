@@ -171,7 +171,7 @@ final class TokenizerJson {
         }
         for (String affix : List.of("continuing_subword_prefix", "end_of_word_suffix")) {
             if (isPresent(model.path(affix)) && !model.path(affix).asText().isEmpty()) {
-                throw unsupported("BPE with a " + affix);
+                throw unsupported("BPE with " + affix);
             }
         }
     }
@@ -329,24 +329,24 @@ final class TokenizerJson {
         switch (typeOf(post)) {
             case "ByteLevel" -> {} // trims offsets, which are not reported
             case "TemplateProcessing" -> {
-                List<Integer> side = new ArrayList<>();
-                List<Integer> lead = side;
+                List<Integer> lead = new ArrayList<>();
+                List<Integer> trail = new ArrayList<>();
+                boolean inside = false;
                 for (JsonNode part : post.path("single")) {
                     if (part.has("Sequence")) {
-                        lead = side;
-                        side = new ArrayList<>();
-                    } else {
-                        String name = part.path("SpecialToken").path("id").asText();
-                        for (JsonNode id : post.path("special_tokens").path(name).path("ids")) {
-                            side.add(framing(id, vocabulary));
-                        }
+                        inside = true;
+                        continue;
+                    }
+                    String name = part.path("SpecialToken").path("id").asText();
+                    for (JsonNode id : post.path("special_tokens").path(name).path("ids")) {
+                        (inside ? trail : lead).add(framing(id, vocabulary));
                     }
                 }
-                if (lead == side) {
+                if (!inside) {
                     throw broken("post_processor.single has no Sequence");
                 }
                 before.addAll(0, lead);
-                after.addAll(side);
+                after.addAll(trail);
             }
             case "RobertaProcessing" -> {
                 before.addFirst(framing(post.path("cls").path(1), vocabulary));

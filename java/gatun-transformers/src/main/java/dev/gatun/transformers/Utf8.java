@@ -57,15 +57,19 @@ final class Utf8 {
             return lead;
         }
         if (lead < (byte) 0xE0) {
-            return (lead & 0x1F) << 6 | utf8[at + 1] & 0x3F;
+            return ((lead & 0x1F) << 6) | bits(utf8[at + 1]);
         }
         if (lead < (byte) 0xF0) {
-            return (lead & 0x0F) << 12 | (utf8[at + 1] & 0x3F) << 6 | utf8[at + 2] & 0x3F;
+            return ((lead & 0x0F) << 12) | (bits(utf8[at + 1]) << 6) | bits(utf8[at + 2]);
         }
-        return (lead & 0x07) << 18
-                | (utf8[at + 1] & 0x3F) << 12
-                | (utf8[at + 2] & 0x3F) << 6
-                | utf8[at + 3] & 0x3F;
+        return ((lead & 0x07) << 18)
+                | (bits(utf8[at + 1]) << 12)
+                | (bits(utf8[at + 2]) << 6)
+                | bits(utf8[at + 3]);
+    }
+
+    private static int bits(int continuation) {
+        return continuation & 0x3F;
     }
 
     /** The bytes, 1 to 4, of the code point that starts with {@code lead} in valid UTF-8. */
@@ -88,7 +92,7 @@ final class Utf8 {
             if (b >= low && b <= high) {
                 low = 0x80;
                 high = 0xBF;
-                codePoint = codePoint << 6 | b & 0x3F;
+                codePoint = (codePoint << 6) | bits(b);
                 if (--missing == 0) {
                     out.appendCodePoint(codePoint);
                 }
