@@ -19,11 +19,10 @@ struct Case {
 
   std::string text() const {
     std::string s = "matmul";
-    s += " m " + std::to_string(m) + " n " + std::to_string(n) + " k " +
-                    std::to_string(k) + (transpose_a ? " aT" : "") + (transpose_b ? " bT" : "") +
-                    (accumulate ? " accumulate" : "") + (shared_b ? " shared b" : "") +
-                    (gaps ? " gaps" : "") + " in " + name(in) + " epilogue " +
-                    std::to_string(epilogue) + " batch";
+    s += " m " + std::to_string(m) + " n " + std::to_string(n) + " k " + std::to_string(k) +
+         (transpose_a ? " aT" : "") + (transpose_b ? " bT" : "") +
+         (accumulate ? " accumulate" : "") + (shared_b ? " shared b" : "") + (gaps ? " gaps" : "") +
+         " in " + name(in) + " epilogue " + std::to_string(epilogue) + " batch";
     for (int64_t size : batch) s += " " + std::to_string(size);
     return s;
   }
@@ -203,7 +202,7 @@ void test_special(const Backend& backend, int threads) {
 
 int main(int argc, char** argv) {
   return run_levels(argc, argv, [](const Backend& backend, int threads) {
-    for (int trial = 0; trial < 250; ++trial) run(backend, threads, any_case());
+    for (int trial = 0; trial < 120; ++trial) run(backend, threads, any_case());
     test_bias_backward(backend, threads);
     test_special(backend, threads);
   });
