@@ -87,7 +87,7 @@ final class Demo implements Callable<Integer> {
     }
 
     @Spec private CommandSpec spec;
-    @Mixin private Common common = new Common();
+    @Mixin private RunOptions options = new RunOptions();
 
     @Option(
             names = "--data",
@@ -194,7 +194,7 @@ final class Demo implements Callable<Integer> {
                                 recipe.dim)
                         .dropout(0)
                         .endId(tokenizer.endOfText().orElseThrow());
-        try (Device device = common.open();
+        try (Device device = options.open();
                 Gpt2 model = Gpt2.create(config, device, seed, tokenizer)) {
             long parameters =
                     model.parameters().stream().mapToLong(p -> p.weight().elements()).sum();
@@ -250,7 +250,7 @@ final class Demo implements Callable<Integer> {
                     out);
             console.printf("      gatun train --help%n");
             console.flush();
-            common.printProfile(device, console);
+            options.printProfile(device, console);
         }
         return 0;
     }

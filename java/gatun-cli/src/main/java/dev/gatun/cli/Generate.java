@@ -30,7 +30,7 @@ import picocli.CommandLine.Spec;
         })
 final class Generate implements Callable<Integer> {
     @Spec private CommandSpec spec;
-    @Mixin private Common common = new Common();
+    @Mixin private RunOptions options = new RunOptions();
 
     @Option(
             names = "--model",
@@ -82,7 +82,7 @@ final class Generate implements Callable<Integer> {
         GenerationConfig config = config();
         PrintWriter out = spec.commandLine().getOut();
         PrintWriter err = spec.commandLine().getErr();
-        try (var device = common.open();
+        try (var device = options.open();
                 CausalLm lm = Models.open(model, device)) {
             out.print(prompt);
             out.flush();
@@ -104,7 +104,7 @@ final class Generate implements Callable<Integer> {
                     generation.ids().size(),
                     generation.tokensPerSecond());
             err.flush();
-            common.printProfile(device, err);
+            options.printProfile(device, err);
         }
         return 0;
     }

@@ -48,7 +48,7 @@ final class Main implements Runnable {
         line.setCaseInsensitiveEnumValuesAllowed(true);
         line.setExecutionExceptionHandler(
                 (e, command, _) -> {
-                    if (Common.wantsStackTrace(command)) {
+                    if (RunOptions.wantsStackTrace(command)) {
                         e.printStackTrace(command.getErr());
                     } else {
                         command.getErr().println("gatun: " + sentence(e));

@@ -54,7 +54,7 @@ final class Train implements Callable<Integer> {
     private static final long QUICK_TARGETS = 20_000;
 
     @Spec private CommandSpec spec;
-    @Mixin private Common common = new Common();
+    @Mixin private RunOptions options = new RunOptions();
 
     @Option(names = "--data", required = true, paramLabel = "FILE|DIR", description = "UTF-8 text to learn from")
     private Path data = Path.of("");
@@ -159,7 +159,7 @@ final class Train implements Callable<Integer> {
         }
         TextFiles text = TextFiles.split(TextFiles.read(data), validationShare, 0);
         Files.createDirectories(out);
-        try (Device device = common.open();
+        try (Device device = options.open();
                 CausalLm model = model(device, text)) {
             Tokenizer tokens =
                     model.tokenizer()
@@ -214,7 +214,7 @@ final class Train implements Callable<Integer> {
                     gzip,
                     out);
             console.flush();
-            common.printProfile(device, console);
+            options.printProfile(device, console);
         }
         return 0;
     }

@@ -8,7 +8,7 @@ import picocli.CommandLine;
 import picocli.CommandLine.Option;
 
 /** The options that every computing verb has. */
-final class Common {
+final class RunOptions {
     @Option(
             names = "--device",
             paramLabel = "DEVICE",
