@@ -23,8 +23,9 @@ constexpr int kQueries = 64;  // lanes of a tile; with head size 64 its five ope
 constexpr int kKeys = 96;     // rows of a tile: whole strips of 6 and of 4
 static_assert(kQueries % kLanes == 0 && kKeys % kTileRows == 0);
 
-constexpr float kLog2E = 1.44269504f;
-constexpr float kLn2 = 0.693147181f;
+// In double, so that a conversion between e and 2 rounds once.
+constexpr double kLog2E = 1.4426950408889634;
+constexpr double kLn2 = 0.69314718055994531;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -224,7 +225,8 @@ void attend(const AttendScratch& scratch, T* out, int64_t out_row, float* lse, c
   for (int i = 0; i < rows; ++i) {
     const bool blind = mass[i] == 0.f || total <= 0;
     if (lse != nullptr)
-      lse[i] = blind ? -kInfinity : most[i] * kLn2 + std::log(mass[i]);
+      lse[i] = blind ? -kInfinity
+                     : static_cast<float>(most[i] * kLn2 + std::log(static_cast<double>(mass[i])));
     T* const to = out + i * out_row;
     const float* const from = scratch.sums + i * padded;
     const float inverse = blind ? 0.f : 1.f / mass[i];
@@ -252,13 +254,12 @@ inline int64_t visible_keys(const View& lengths, int64_t batch, int64_t keys) {
   return std::clamp<int64_t>(length, 0, keys);
 }
 
-inline float scale_of(float scale, int64_t columns) {
-  return scale != 0.f || columns == 0
-             ? scale
-             : static_cast<float>(1.0 / std::sqrt(static_cast<double>(columns)));
+inline double scale_of(float scale, int64_t columns) {
+  return scale != 0.f || columns == 0 ? scale : 1.0 / std::sqrt(static_cast<double>(columns));
 }
 
-// Below this many multiplications a second thread costs more than it brings.
+// Below this many multiplications a second thread costs more than it brings. A team is always one
+// thread or all of them: libgomp ends and starts threads when its size changes.
 constexpr double kParallelWork = 65536;
 
 }  // namespace gatun::cpu::GATUN_LEVEL

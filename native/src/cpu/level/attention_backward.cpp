@@ -113,7 +113,8 @@ void backward(Context& context, const AttentionBackward& op) {
   const int64_t padded = round_up(columns, kLanes);
   const int wide = static_cast<int>(padded / kLanes);
   const int64_t group = heads / kv_heads;
-  const float scale = scale_of(op.scale, columns);
+  const float scale = static_cast<float>(scale_of(op.scale, columns));
+  const float factor = static_cast<float>(scale_of(op.scale, columns) * kLog2E);
   const bool wants_dq = static_cast<bool>(op.dq);
   const bool wants_dk = static_cast<bool>(op.dk);
   const bool wants_dv = static_cast<bool>(op.dv);
@@ -130,7 +131,7 @@ void backward(Context& context, const AttentionBackward& op) {
   }
   const int64_t span = std::max<int64_t>(round_up((keys + spans - 1) / spans, kKeys), kKeys);
   const int64_t tasks = all_heads * spans;
-  const int threads = static_cast<int>(std::min<int64_t>(most_threads, tasks));
+  const int threads = tasks == 1 ? 1 : most_threads;
   const int64_t floats = BackwardScratch::floats(columns, std::min(span, keys));
   const int64_t partial = spans > 1 && wants_dq ? batches * heads * queries * padded : 0;
   auto* const partials = static_cast<float*>(context.workspace(
@@ -165,7 +166,7 @@ void backward(Context& context, const AttentionBackward& op) {
           if (wants_dq) std::memset(scratch.dq, 0, sizeof(float) * rows * padded);
         } else {
           pack_transposed(scratch.queries, kQueries, q + first * op.q.stride[2], op.q.stride[2],
-                          rows, columns, scale * kLog2E);
+                          rows, columns, factor);
           pack_transposed(scratch.douts, kQueries, dout + first * op.dout.stride[2],
                           op.dout.stride[2], rows, columns, 1.f);
         }
@@ -184,7 +185,8 @@ void backward(Context& context, const AttentionBackward& op) {
             base[i] = kInfinity;  // no weight at all, for lanes without a query or a key
             delta[i] = 0.f;
             if (i >= rows) continue;
-            if (lse[first + i] != -kInfinity) base[i] = lse[first + i] * kLog2E;
+            if (lse[first + i] != -kInfinity)
+              base[i] = static_cast<float>(lse[first + i] * kLog2E);
             delta[i] = row_product(dout + (first + i) * op.dout.stride[2],
                                    out + (first + i) * op.out.stride[2], columns);
           }

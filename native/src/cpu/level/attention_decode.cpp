@@ -193,7 +193,7 @@ void decode_few(Context& context, const AttentionDecode& op) {
   const int64_t columns = op.q.shape[3], kv_heads = op.k_pages.shape[1];
   const int64_t group = heads / kv_heads, rows = group * queries;
   const int64_t padded = round_up(columns, kLanes);
-  const float factor = scale_of(op.scale, columns) * kLog2E;
+  const float factor = static_cast<float>(scale_of(op.scale, columns) * kLog2E);
 
   int64_t longest = 0;
   for (int64_t b = 0; b < batches; ++b) longest = std::max(longest, keys_of(op, pages, b));
@@ -207,7 +207,7 @@ void decode_few(Context& context, const AttentionDecode& op) {
     spans = std::clamp<int64_t>((4 * most_threads + all_heads - 1) / all_heads, 1,
                                 std::max<int64_t>(longest / 256, 1));
   const int64_t tasks = all_heads * spans;
-  const int threads = static_cast<int>(std::min<int64_t>(most_threads, tasks));
+  const int threads = tasks == 1 ? 1 : most_threads;
 
   // For each task and row: its running softmax, then its query. For each thread: a block of keys
   // and values where they cannot be read as they lie.
@@ -336,10 +336,10 @@ void decode_many(Context& context, const AttentionDecode& op) {
   const Pages pages{op.k_pages, op.v_pages, op.page_table};
   const int64_t batches = op.q.shape[0], heads = op.q.shape[1], queries = op.q.shape[2];
   const int64_t columns = op.q.shape[3], group = heads / op.k_pages.shape[1];
-  const float factor = scale_of(op.scale, columns) * kLog2E;
+  const float factor = static_cast<float>(scale_of(op.scale, columns) * kLog2E);
   const int64_t blocks = (queries + kQueries - 1) / kQueries;
   const int64_t tasks = batches * heads * blocks;
-  const int threads = static_cast<int>(std::min<int64_t>(context.threads, tasks));
+  const int threads = tasks == 1 ? 1 : context.threads;
   const int64_t floats = AttendScratch::floats(columns);
   auto* const workspace =
       static_cast<float*>(context.workspace(static_cast<size_t>(floats * threads) * sizeof(float)));

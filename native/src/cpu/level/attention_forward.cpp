@@ -12,15 +12,14 @@ void forward(Context& context, const AttentionForward& op) {
   const int64_t batches = op.q.shape[0], heads = op.q.shape[1], queries = op.q.shape[2];
   const int64_t columns = op.q.shape[3], keys = op.k.shape[2];
   const int64_t group = heads / std::max<int64_t>(op.k.shape[1], 1);
-  const float factor = scale_of(op.scale, columns) * kLog2E;
+  const float factor = static_cast<float>(scale_of(op.scale, columns) * kLog2E);
   const int64_t blocks = (queries + kQueries - 1) / kQueries;
   const int64_t tasks = batches * heads * blocks;
   if (tasks == 0 || columns == 0) return;
 
   const double work = 2.0 * static_cast<double>(batches * heads * columns) *
                       static_cast<double>(queries) * static_cast<double>(keys);
-  const int threads =
-      work < kParallelWork ? 1 : static_cast<int>(std::min<int64_t>(context.threads, tasks));
+  const int threads = work < kParallelWork || tasks == 1 ? 1 : context.threads;
   const int64_t floats = AttendScratch::floats(columns);
   auto* const workspace =
       static_cast<float*>(context.workspace(static_cast<size_t>(floats * threads) * sizeof(float)));
