@@ -3,8 +3,12 @@ package dev.gatun.transformers;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import com.fasterxml.jackson.databind.JsonNode;
+
+import org.junit.jupiter.api.DynamicTest;
+import org.junit.jupiter.api.TestFactory;
+import org.junit.jupiter.api.io.TempDir;
+
 import java.io.IOException;
-import java.net.URISyntaxException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -13,9 +17,6 @@ import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
-import org.junit.jupiter.api.DynamicTest;
-import org.junit.jupiter.api.TestFactory;
-import org.junit.jupiter.api.io.TempDir;
 
 /**
  * Ids and texts of the reference library ({@code tokenizers} 0.23.2) and of llama.cpp, for every
@@ -146,15 +147,8 @@ class TokenizerParityTest {
         return strings;
     }
 
+    /** The small tokenizers among the test resources. */
     static Path resources() {
-        try {
-            return Path.of(
-                            TokenizerParityTest.class
-                                    .getResource("/fixtures/tokenizers/plain")
-                                    .toURI())
-                    .getParent();
-        } catch (URISyntaxException e) {
-            throw new AssertionError(e);
-        }
+        return FixtureFolders.roots().getFirst().resolve("tokenizers");
     }
 }
