@@ -94,23 +94,30 @@ void normalise_row(T* y, T* sum_out, float* mean_out, float* rstd_out, const T* 
   const double exact_mean = total / static_cast<double>(n);
   const float mean = static_cast<float>(exact_mean);
   // what f32 lost of the mean, which counts where |mean| >> std
-  const float rest = static_cast<float>(exact_mean - static_cast<double>(mean));
+  float rest = static_cast<float>(exact_mean - static_cast<double>(mean));
   const auto centred = [&](int64_t i) { return load(x + i) - mean - rest; };
   const auto centred_first = [&](int64_t i, int count) {
     return load_first(x + i, count) - mean - rest;
   };
+  vf drift{};
   const double squares = sum_of(
       n,
       [&](int64_t i) {
         const vf d = centred(i);
+        drift += d;
         return d * d;
       },
       [&](int64_t i, int count) {
         const vf d = first_lanes(centred_first(i, count), count);
+        drift += d;
         return d * d;
       });
-  const float rstd = static_cast<float>(1 / std::sqrt(squares / static_cast<double>(n) + eps));
-  if (mean_out) *mean_out = mean;
+  // what the f32 sums of the first pass lost of the mean: the deviations do not add up to 0
+  const double lost = static_cast<double>(sum(drift)) / static_cast<double>(n);
+  const double variance = std::max(0., squares / static_cast<double>(n) - lost * lost);
+  rest += static_cast<float>(lost);
+  const float rstd = static_cast<float>(1 / std::sqrt(variance + eps));
+  if (mean_out) *mean_out = static_cast<float>(static_cast<double>(mean) + rest);
   if (rstd_out) *rstd_out = rstd;
   if (bias)
     each_vector(
@@ -129,17 +136,34 @@ void normalise_row(T* y, T* sum_out, float* mean_out, float* rstd_out, const T* 
         });
 }
 
+// What the f32 mean of a row lost; 0 where it is far below the deviations' own rounding.
+template <typename T>
+float lost_mean(const T* x, float mean, float rstd, int64_t n) {
+  constexpr float kFar = 8;  // standard deviations between the mean and 0
+  if (!(std::abs(mean) * rstd > kFar)) return 0;
+  return static_cast<float>(sum_of(
+                                n, [&](int64_t i) { return load(x + i) - mean; },
+                                [&](int64_t i, int count) {
+                                  return first_lanes(load_first(x + i, count) - mean, count);
+                                }) /
+                            static_cast<double>(n));
+}
+
 // dx of one row; dx may be dy.
 template <typename T>
-void differentiate_row(T* dx, const T* dy, const T* x, float mean, float rstd, const float* weight,
-                       int64_t n, bool add) {
+void differentiate_row(T* dx, const T* dy, const T* x, float mean, float rest, float rstd,
+                       const float* weight, int64_t n, bool add) {
+  if (n == 1) {  // a single value is its own mean; the general form leaves a rounding times rstd
+    if (!add) dx[0] = from_float<T>(0.f);
+    return;
+  }
   const auto gradient = [&](int64_t i) { return load(dy + i) * load(weight + i); };
   const auto gradient_first = [&](int64_t i, int count) {
     return load_first(dy + i, count) * load_first(weight + i, count);
   };
-  const auto xhat = [&](int64_t i) { return (load(x + i) - mean) * rstd; };
+  const auto xhat = [&](int64_t i) { return (load(x + i) - mean - rest) * rstd; };
   const auto xhat_first = [&](int64_t i, int count) {
-    return (load_first(x + i, count) - mean) * rstd;
+    return (load_first(x + i, count) - mean - rest) * rstd;
   };
   const double scale = 1 / static_cast<double>(n);
   const float g_mean = static_cast<float>(sum_of(n, gradient, gradient_first) * scale);
@@ -165,17 +189,18 @@ void differentiate_row(T* dx, const T* dy, const T* x, float mean, float rstd, c
 // dweight += dy xhat and dbias += dy of one row; `dweight` or `dbias` may be null.
 template <typename T>
 void add_parameter_gradients(float* dweight, float* dbias, const T* dy, const T* x, float mean,
-                             float rstd, int64_t n) {
+                             float rest, float rstd, int64_t n) {
   if (dweight)
     each_vector(
         n,
         [&](int64_t i) {
-          store(dweight + i, load(dweight + i) + load(dy + i) * ((load(x + i) - mean) * rstd));
+          store(dweight + i, load(dweight + i) + load(dy + i) * ((load(x + i) - mean - rest) * rstd));
         },
         [&](int64_t i, int count) {
           store_first(dweight + i,
                       load_first(dweight + i, count) +
-                          load_first(dy + i, count) * ((load_first(x + i, count) - mean) * rstd),
+                          load_first(dy + i, count) *
+                              ((load_first(x + i, count) - mean - rest) * rstd),
                       count);
         });
   if (dbias)
@@ -257,13 +282,14 @@ void layer_norm_backward(Context& context, const LayerNormBackward& args) {
                          const T* dy = args.dy.as<T>() + at[2];
                          const float mean = args.mean.as<float>()[at[3]];
                          const float rstd = args.rstd.as<float>()[at[4]];
+                         const float rest = lost_mean(x, mean, rstd, n);
                          if (wants_parameters)  // before dx, which may overwrite dy
                            add_parameter_gradients(wants_dweight ? block : nullptr,
                                                    wants_dbias ? block + width : nullptr, dy, x,
-                                                   mean, rstd, n);
+                                                   mean, rest, rstd, n);
                          if (args.dx)
-                           differentiate_row(args.dx.as<T>() + at[1], dy, x, mean, rstd, weight, n,
-                                             adds(args.accumulate, 0));
+                           differentiate_row(args.dx.as<T>() + at[1], dy, x, mean, rest, rstd, weight,
+                                             n, adds(args.accumulate, 0));
                        });
         if (!wants_parameters) continue;
         for (int64_t i = 0; i < 2 * width; ++i) {
