@@ -146,11 +146,11 @@ class CpuDriver final : public Driver {
   gatun_status allocate(void*, int64_t bytes, gatun_purpose purpose, void** address,
                         Failure& failure) noexcept override {
     return guarded(failure, [&] {
-      *address = pool_.allocate(bytes, purpose, queue_.completed());
+      *address = pool_.allocate(bytes, purpose, queue_.completed(), Use::kQueued);
       if (*address != nullptr) return;
       // once more without what the cache and the workspace hold
       free_caches();
-      *address = pool_.allocate(bytes, purpose, queue_.completed());
+      *address = pool_.allocate(bytes, purpose, queue_.completed(), Use::kQueued);
       if (*address == nullptr) throw OutOfMemory("");
     });
   }
@@ -280,10 +280,10 @@ class CpuDriver final : public Driver {
     const uint64_t done = queue_.completed();
     drop_workspace();
     if (!injected(Injection::kAlloc)) {
-      workspace_ = pool_.allocate(std::max<int64_t>(wanted, 64), GATUN_WORKSPACE, done);
+      workspace_ = pool_.allocate(std::max<int64_t>(wanted, 64), GATUN_WORKSPACE, done, Use::kNow);
       if (workspace_ == nullptr) {
         pool_.trim(done);
-        workspace_ = pool_.allocate(std::max<int64_t>(wanted, 64), GATUN_WORKSPACE, done);
+        workspace_ = pool_.allocate(std::max<int64_t>(wanted, 64), GATUN_WORKSPACE, done, Use::kNow);
       }
     }
     if (workspace_ == nullptr) {

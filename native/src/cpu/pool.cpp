@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 
 namespace gatun::cpu {
 
@@ -66,15 +67,18 @@ bool Pool::reserve(int64_t bytes, uint64_t completed) {
   return true;
 }
 
-void* Pool::allocate(int64_t bytes, int purpose, uint64_t completed) {
+void* Pool::allocate(int64_t bytes, int purpose, uint64_t completed, Use use) {
   const int64_t size = rounded(bytes);
+  const auto usable = [&](const Block& block) {
+    return use == Use::kQueued || block.ticket <= completed;
+  };
   std::lock_guard lock(mutex_);
   if (size <= kSmall) {
     std::vector<Block>& free = small_[class_of(size)];
     if (!memory_.take(size, purpose)) return nullptr;
-    if (!free.empty()) {
-      char* address = free.back().address;
-      free.pop_back();
+    if (const auto found = std::find_if(free.rbegin(), free.rend(), usable); found != free.rend()) {
+      char* address = found->address;
+      free.erase(std::next(found).base());
       return address;
     }
     if (slab_left_ < size) {
@@ -103,7 +107,12 @@ void* Pool::allocate(int64_t bytes, int purpose, uint64_t completed) {
     auto found = blocks.lower_bound(size);
     return found != blocks.end() && found->first - size <= size / 8 ? found : blocks.end();
   };
-  if (const auto found = fits(free_); found != free_.end()) {
+  auto found = fits(free_);
+  while (found != free_.end() && !usable(found->second)) {
+    ++found;
+    if (found != free_.end() && found->first - size > size / 8) found = free_.end();
+  }
+  if (found != free_.end()) {
     if (!memory_.take(found->first, purpose)) return nullptr;
     char* address = found->second.address;
     sizes_[address] = found->first;

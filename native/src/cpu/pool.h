@@ -1,9 +1,10 @@
 // The cpu device's memory: blocks from the system, kept for reuse.
 //
-// Reuse needs no waiting: the device runs its work in one order, so whatever is enqueued after a
-// release runs after the released block's last reader. Only giving pages back to the system
-// (trim) must know how far the queue has come; each free block carries the ticket of the newest
-// task at its release.
+// Reuse for what will be enqueued needs no waiting: the device runs its work in one order, so
+// whatever is enqueued after a release runs after the released block's last reader. Who uses a
+// block at once (a running op's workspace), and who gives its pages back to the system (trim),
+// must know how far the queue has come; each free block carries the ticket of the newest task at
+// its release.
 //
 // Addresses are never unmapped while the device is open: a trimmed block loses its pages and keeps
 // its place. So a call that races with gatun_buffer_free touches a stale page, not a missing one.
@@ -20,6 +21,9 @@
 
 namespace gatun::cpu {
 
+// When a block is first touched: by work that is enqueued after the call, or right away.
+enum class Use { kQueued, kNow };
+
 class Pool {
  public:
   explicit Pool(Memory& memory) : memory_(memory) {}
@@ -27,7 +31,7 @@ class Pool {
 
   // A block of at least `bytes`, aligned to 64, accounted for under `purpose`. Null beyond the
   // budget or where the system has no more. `completed`: tickets up to this have run.
-  void* allocate(int64_t bytes, int purpose, uint64_t completed);
+  void* allocate(int64_t bytes, int purpose, uint64_t completed, Use use);
   // `ticket`: the newest task that may use the block.
   void release(void* address, int64_t bytes, int purpose, uint64_t ticket);
   // Gives the pages of free blocks back whose last task has run.
