@@ -49,12 +49,20 @@ public final class AtomicFile {
             Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE);
             sync(folder);
         } catch (IOException e) {
-            Files.deleteIfExists(temporary);
+            discard(temporary);
             throw new IOException(
                     "%s: cannot be written: %s".formatted(Folder.name(file), reason(e, folder)), e);
         } catch (RuntimeException | Error e) {
-            Files.deleteIfExists(temporary);
+            discard(temporary);
             throw e;
+        }
+    }
+
+    private static void discard(Path temporary) {
+        try {
+            Files.deleteIfExists(temporary);
+        } catch (IOException _) {
+            // the failure that brought us here is the one to report
         }
     }
 

@@ -102,9 +102,10 @@ public sealed interface CausalLm extends Model permits Gpt2 {
     default Tensor loss(Ops ops, int[][] ids, int[][] labels) {
         int batch = ids.length;
         int tokens = batch == 0 ? 0 : ids[0].length;
+        int[] flat = flat("ids", ids, tokens);
         int[] targets = targets(flat("labels", labels, tokens), batch, tokens);
         long count = Arrays.stream(targets).filter(t -> t != IGNORED).count();
-        Tensor ids_BT = ops.ids(flat("ids", ids, tokens), vocabulary(), batch, tokens);
+        Tensor ids_BT = ops.ids(flat, vocabulary(), batch, tokens);
         Tensor targets_BT = ops.labels(targets, vocabulary(), IGNORED, batch, tokens);
         Tensor factor = ops.upload(new float[] {1f / Math.max(1, count)}, 1);
         return loss(ops, ids_BT, targets_BT, factor);
@@ -139,7 +140,7 @@ public sealed interface CausalLm extends Model permits Gpt2 {
         for (int b = 0; b < rows.length; b++) {
             if (rows[b].length != tokens) {
                 throw new IllegalArgumentException(
-                        "%s: row %d has %d tokens, row 0 has %d: pad them to one length"
+                        "%s: row %d has %d tokens, wanted %d as in row 0 of the ids: pad them"
                                 .formatted(what, b, rows[b].length, tokens));
             }
             System.arraycopy(rows[b], 0, flat, b * tokens, tokens);

@@ -153,7 +153,7 @@ final class Generate {
             this.step = step;
             this.prompts = prompts;
             this.sink = sink;
-            this.ends = config.endIds();
+            this.ends = config.ends();
             this.maxNewTokens = config.maxNewTokens();
             this.sampling = config.isGreedy() ? null : config.sampling();
             this.rng = new Rng(config.seed(), step, 0);

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.gatun.kernels.Sampling;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.concurrent.ThreadLocalRandom;
@@ -217,9 +218,13 @@ public final class GenerationConfig {
     }
 
     /** The text ends at any of these; none for never. */
-    public GenerationConfig endIds(Integer... ids) {
+    public GenerationConfig endIds(int... ids) {
+        return endIds(Arrays.stream(ids).boxed().toList());
+    }
+
+    GenerationConfig endIds(List<Integer> ids) {
         GenerationConfig copy = copy();
-        copy.endIds = List.of(ids);
+        copy.endIds = List.copyOf(ids);
         return copy;
     }
 
@@ -262,7 +267,7 @@ public final class GenerationConfig {
         return seed == null ? ThreadLocalRandom.current().nextLong() : seed;
     }
 
-    List<Integer> endIds() {
+    List<Integer> ends() {
         return endIds == null ? List.of() : endIds;
     }
 

@@ -141,7 +141,7 @@ public final class Gpt2 implements CausalLm {
             Gpt2Config config, Device device, long seed, @Nullable Tokenizer tokenizer) {
         double std = config.initializerRange();
         double residualStd = std / Math.sqrt(2.0 * config.layers());
-        var generation = GenerationConfig.of().endIds(config.endIds().toArray(Integer[]::new));
+        var generation = GenerationConfig.of().endIds(config.endIds());
         try (var fresh =
                 new FreshWeights(
                         device, seed, name -> name.endsWith("c_proj.weight") ? residualStd : std)) {

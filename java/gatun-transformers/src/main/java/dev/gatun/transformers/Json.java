@@ -105,9 +105,14 @@ final class Json {
     int requiredInteger(String... keys) {
         String key = present(keys);
         if (key.isEmpty()) {
-            throw new CheckpointException(
-                    "%s: %s is missing".formatted(name, String.join(" (or ", keys))
-                            + ")".repeat(keys.length - 1));
+            String others =
+                    keys.length == 1
+                            ? ""
+                            : " (or %s)"
+                                    .formatted(
+                                            String.join(
+                                                    ", ", List.of(keys).subList(1, keys.length)));
+            throw new CheckpointException("%s: %s%s is missing".formatted(name, keys[0], others));
         }
         return integerAt(key);
     }

@@ -24,7 +24,7 @@ record ModelFolder(String name, @Nullable Tokenizer tokenizer, GenerationConfig 
      * @param endIds what {@code config.json} says; {@code generation_config.json} overrules it
      */
     static ModelFolder open(Path folder, int vocabulary, List<Integer> endIds) {
-        var generation = GenerationConfig.of().endIds(endIds.toArray(Integer[]::new));
+        var generation = GenerationConfig.of().endIds(endIds);
         Path defaults = folder.resolve("generation_config.json");
         if (Files.exists(defaults)) {
             generation = GenerationConfig.read(defaults).orElse(generation);
