@@ -18,13 +18,15 @@ struct Case {
   std::vector<int64_t> batch;
 
   std::string text() const {
-    std::string s = "matmul";
-    s += " m " + std::to_string(m) + " n " + std::to_string(n) + " k " + std::to_string(k) +
-         (transpose_a ? " aT" : "") + (transpose_b ? " bT" : "") +
-         (accumulate ? " accumulate" : "") + (shared_b ? " shared b" : "") + (gaps ? " gaps" : "") +
-         " in " + name(in) + " epilogue " + std::to_string(epilogue) + " batch";
-    for (int64_t size : batch) s += " " + std::to_string(size);
-    return s;
+    char s[200];
+    std::snprintf(s, sizeof s, "matmul m %lld n %lld k %lld%s%s%s%s%s in %s epilogue %d batch",
+                  static_cast<long long>(m), static_cast<long long>(n), static_cast<long long>(k),
+                  transpose_a ? " aT" : "", transpose_b ? " bT" : "",
+                  accumulate ? " accumulate" : "", shared_b ? " shared b" : "", gaps ? " gaps" : "",
+                  name(in), epilogue);
+    std::string all = s;
+    for (int64_t size : batch) all.append(" ").append(std::to_string(size));
+    return all;
   }
 };
 

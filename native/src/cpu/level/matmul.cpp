@@ -119,7 +119,11 @@ void column_sums(const View& dy, const Rows<1>& rows, int64_t begin, int64_t end
 void matmul(Context& context, const MatMul& args) {
   if (args.out.elements() == 0) return;
   const Shape shape(args);
-  packed_products(context, shape.product, shape.batch);
+  if (shape.product.m <= kFewRows && shape.batch.count == 1) {
+    few_rows_product(context, shape.product);
+  } else {
+    packed_products(context, shape.product, shape.batch);
+  }
 }
 
 void bias_backward(Context& context, const BiasBackward& args) {

@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "cpu/dispatch.h"
-#include "cpu/level/gelu.h"
 #include "cpu/level/product.h"
 #include "cpu/level/rows.h"
 #include "cpu/level/vec.h"
@@ -212,54 +211,6 @@ constexpr std::array<Multiply, kTile> multiply_table(std::integer_sequence<int, 
 constexpr std::array<Multiply, kTile> kMultiply =
     multiply_table(std::make_integer_sequence<int, kTile>());
 
-// ---- what happens to a tile of sums ----
-
-template <typename T>
-inline vf load_part(const T* p, int n) {
-  return n == kLanes ? load(p) : load_first(p, n);
-}
-template <typename T>
-inline void store_part(T* p, vf v, int n) {
-  if (n == kLanes) {
-    store(p, v);
-  } else {
-    store_first(p, v, n);
-  }
-}
-
-// Takes a tile of sums at (row, column) of out on its way: adds the sums of earlier passes, and
-// keeps them there, or after the last pass adds what is to be added, bias, GELU, and rounds to out.
-void finish(const MatrixProduct& p, const float* tile, float* sums, int64_t sums_stride,
-            bool add_sums, bool last, int rows, int columns, int64_t row, int64_t column) {
-  with_float(p.out_dtype, [&]<typename T>() {
-    for (int r = 0; r < rows; ++r, tile += kPanel, sums += sums_stride) {
-      T* out = static_cast<T*>(p.out) + (row + r) * p.out_stride + column;
-      T* pre = p.preactivation == nullptr
-                   ? nullptr
-                   : static_cast<T*>(p.preactivation) + (row + r) * p.preactivation_stride + column;
-      for (int c = 0; c < columns; c += kLanes) {
-        const int n = std::min(kLanes, columns - c);
-        vf x = load(tile + c);
-        if (add_sums) x += load_part(sums + c, n);
-        if (!last) {
-          store_part(sums + c, x, n);
-          continue;
-        }
-        if (p.add && sizeof(T) != sizeof(float)) x += load_part(out + c, n);
-        if (p.bias != nullptr) {
-          x += p.bias_dtype == GATUN_F32
-                   ? load_part(static_cast<const float*>(p.bias) + column + c, n)
-                   : load_part(static_cast<const T*>(p.bias) + column + c, n);
-        }
-        if (pre != nullptr) store_part(pre + c, x, n);
-        if (p.gelu != Gelu::kNone)
-          x = p.gelu == Gelu::kErf ? GeluErf::forward(x) : GeluTanh::forward(x);
-        store_part(out + c, x, n);
-      }
-    }
-  });
-}
-
 // ---- blocks ----
 
 struct Blocks {
@@ -386,7 +337,7 @@ class Sweep {
     }
     alignas(64) float out[kTile * kPanel];
     multiply_rows(k, a, panel_, out, kPanel, false);
-    finish(p_, out, sums, stride, add, ends, count, width, m0_ + row, n0_ + column);
+    finish(p_, out, kPanel, sums, stride, add, ends, count, width, m0_ + row, n0_ + column);
   }
 
   int tile_rows(int64_t row) const {

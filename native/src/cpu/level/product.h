@@ -49,6 +49,17 @@ struct Batch {
   MatrixProduct at(MatrixProduct product, int64_t index) const;
 };
 
+// Takes the sums of a tile at (row, column) of out on their way: adds the `sums` of earlier passes
+// where add_sums, and keeps the total there unless this is the last pass; then adds what 16-bit out
+// holds (p.add), bias and GELU, and rounds to out.
+void finish(const MatrixProduct& p, const float* tile, int64_t tile_stride, float* sums,
+            int64_t sums_stride, bool add_sums, bool last, int64_t rows, int64_t columns,
+            int64_t row, int64_t column);
+
+// Products of at most kFewRows rows: reading b is all the work.
+constexpr int64_t kFewRows = 8;
+void few_rows_product(Context& context, const MatrixProduct& product);
+
 // Products by packing both operands into panels that stream through the caches (Goto & van de
 // Geijn, ACM TOMS 34(3), 2008). Sums over k are made in a fixed order, whatever the threads.
 void packed_products(Context& context, const MatrixProduct& product, const Batch& batch);
