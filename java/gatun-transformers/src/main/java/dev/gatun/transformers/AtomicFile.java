@@ -29,10 +29,15 @@ public final class AtomicFile {
     }
 
     /**
+     * Writes a file whose contents come piece by piece.
+     *
      * @throws IOException with a message that names the file and says what is wrong with it
      */
     public static void write(Path file, Body body) throws IOException {
         Path folder = file.toAbsolutePath().getParent();
+        if (folder == null) {
+            throw new IOException(file + ": cannot be written: it is no file");
+        }
         Path temporary =
                 folder.resolve(
                         ".%s.%d.tmp".formatted(file.getFileName(), ProcessHandle.current().pid()));

@@ -10,6 +10,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Comparator;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -47,11 +48,13 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
     /** Wanted is what {@code config.json} leads to; the sentence says what the file has instead. */
     private record Fault(String name, String sentence) {}
 
+    private record Stored(Safetensors file, Safetensors.Entry entry) {}
+
     private final String name;
     private final Device device;
     private final DType dtype;
     private final List<Safetensors> files;
-    private final Map<String, Safetensors> fileOf;
+    private final Map<String, Stored> tensors;
     private final Set<String> left;
     private final List<Tensor> taken = new ArrayList<>();
     private final List<Fault> faults = new ArrayList<>();
@@ -63,11 +66,11 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
         this.device = device;
         this.dtype = dtype;
         this.files = files;
-        this.fileOf = new LinkedHashMap<>();
+        this.tensors = new LinkedHashMap<>();
         for (Safetensors file : files) {
-            file.entries().keySet().forEach(tensor -> fileOf.put(tensor, file));
+            file.entries().forEach((key, entry) -> tensors.put(key, new Stored(file, entry)));
         }
-        this.left = new HashSet<>(fileOf.keySet());
+        this.left = new HashSet<>(tensors.keySet());
     }
 
     /** Opens a model folder; weights become f32. */
@@ -181,17 +184,17 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
      */
     @Override
     public Tensor take(String tensor, long... shape) {
-        String found = find(tensor);
-        if (found == null) {
+        Stored stored = find(tensor);
+        if (stored == null) {
             faults.add(
                     new Fault(
                             tensor,
                             "is missing, config.json wants it as " + Arrays.toString(shape)));
             return placeholder();
         }
+        Safetensors.Entry entry = stored.entry;
+        String found = entry.name();
         left.remove(found);
-        Safetensors file = fileOf.get(found);
-        Safetensors.Entry entry = file.entries().get(found);
         if (!entry.shape().equals(Arrays.stream(shape).boxed().toList())) {
             faults.add(
                     new Fault(
@@ -210,7 +213,7 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
         failed = true; // until the read is through: close() then has nothing to add
         Tensor weight = Tensor.empty(device, dtype, Purpose.WEIGHTS, shape);
         taken.add(weight);
-        read(file, entry, weight);
+        read(stored.file, entry, weight);
         failed = false;
         return weight;
     }
@@ -227,12 +230,11 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
                 compiled.matcher(tensor).matches() || compiled.matcher(prefix + tensor).matches());
     }
 
-    private @Nullable String find(String tensor) {
-        if (fileOf.containsKey(tensor)) {
-            return tensor;
-        }
-        String bare = tensor.startsWith(prefix) ? tensor.substring(prefix.length()) : tensor;
-        return fileOf.containsKey(bare) ? bare : null;
+    private @Nullable Stored find(String tensor) {
+        Stored stored = tensors.get(tensor);
+        return stored == null && tensor.startsWith(prefix)
+                ? tensors.get(tensor.substring(prefix.length()))
+                : stored;
     }
 
     private Tensor placeholder() {
@@ -318,9 +320,12 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
         taken.forEach(Tensor::close);
         var lines = new ArrayList<String>();
         faults.forEach(fault -> lines.add(fault.name + " " + fault.sentence));
-        left.stream()
-                .sorted()
-                .map(t -> t + " is " + entry(t).kind() + ", and the model has no such weight")
+        tensors.values().stream()
+                .map(Stored::entry)
+                .filter(entry -> left.contains(entry.name()))
+                .sorted(Comparator.comparing(Safetensors.Entry::name))
+                .map(e ->
+                        "%s is %s, and the model has no such weight".formatted(e.name(), e.kind()))
                 .forEach(lines::add);
         String more = lines.size() > 20 ? "; and %d more".formatted(lines.size() - 20) : "";
         throw new CheckpointException(
@@ -329,10 +334,6 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
                                 name,
                                 String.join("; ", lines.subList(0, Math.min(20, lines.size()))),
                                 more));
-    }
-
-    private Safetensors.Entry entry(String tensor) {
-        return fileOf.get(tensor).entries().get(tensor);
     }
 
     private static String some(Set<String> names) {

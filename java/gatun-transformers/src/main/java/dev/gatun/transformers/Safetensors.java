@@ -63,6 +63,8 @@ public final class Safetensors implements AutoCloseable {
     }
 
     /**
+     * Opens a file and checks its header.
+     *
      * @throws CheckpointException if there is no such file, or it is not a sound safetensors file
      */
     public static Safetensors open(Path file) {
