@@ -65,7 +65,7 @@ public final class CrossEntropy {
         }
         run(ops, loss, null, gradient, targets, options, factor, true);
         if (consumed) {
-            logits.storage.consumedBy = "cross_entropy";
+            logits.consumedBy("cross_entropy");
         }
         Tensor dlogits = gradient;
         tape.record(

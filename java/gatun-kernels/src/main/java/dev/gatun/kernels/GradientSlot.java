@@ -87,14 +87,9 @@ final class GradientSlot {
             return false;
         }
         other.storage.hold();
+        // a base of its own: that the values of logits are gone does not concern their gradient
         gradient =
-                new Tensor(
-                        other.storage,
-                        base.dtype(),
-                        base.shape,
-                        base.stride,
-                        base.offset,
-                        other.base());
+                new Tensor(other.storage, base.dtype(), base.shape, base.stride, base.offset, null);
         return true;
     }
 

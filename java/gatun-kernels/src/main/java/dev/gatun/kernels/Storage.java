@@ -27,9 +27,6 @@ final class Storage {
 
     int place;
 
-    /** Why the values are gone although the memory is not; null: they are there. */
-    @Nullable String consumedBy;
-
     private long buffer;
     // atomic: threads share weights, and each of their tapes holds them
     private final AtomicInteger references = new AtomicInteger(1);

@@ -41,6 +41,9 @@ public final class Tensor implements AutoCloseable {
     private boolean stale;
     private boolean zeroed;
 
+    // the op that put the gradient in the place of the values; null: they are there
+    private @Nullable String consumer;
+
     Tensor(
             Storage storage,
             DType dtype,
@@ -392,7 +395,7 @@ public final class Tensor implements AutoCloseable {
                                 return from;
                             });
         }
-        storage.consumedBy = null;
+        base().consumer = null;
     }
 
     // ---- Gradient -------------------------------------------------------------------------
@@ -480,9 +483,10 @@ public final class Tensor implements AutoCloseable {
                     "close: this is a view (%s): close the tensor that it views"
                             .formatted(Shapes.text(dtype, shape)));
         }
-        if (storage.scope != null && storage.alive()) {
+        if (storage.home != null && storage.alive()) {
             throw new IllegalStateException(
-                    "close: %s belongs to %s and dies with it".formatted(this, storage.scope));
+                    "close: %s belongs to %s and dies with it"
+                            .formatted(this, storage.scope == null ? "a tape" : storage.scope));
         }
         if (!device().isOpen()) {
             // the device took its tensors along
@@ -523,12 +527,17 @@ public final class Tensor implements AutoCloseable {
     /** Throws unless the values may be used. */
     void valued() {
         alive();
-        String consumer = storage.consumedBy;
-        if (consumer != null) {
+        String op = base().consumer;
+        if (op != null) {
             throw new IllegalStateException(
                     "%s no longer holds its values: %s overwrote them with their gradient"
-                            .formatted(this, consumer));
+                            .formatted(this, op));
         }
+    }
+
+    /** The values make way for their gradient. */
+    void consumedBy(String op) {
+        base().consumer = op;
     }
 
     void alive() {

@@ -19,7 +19,7 @@ import java.util.Optional;
  * The reference values: {@code -Dgatun.fixtures=DIR}, else {@code ../shared/fixtures} beside the
  * repository, else none.
  */
-final class Fixtures {
+public final class Fixtures {
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private Fixtures() {}
@@ -40,7 +40,7 @@ final class Fixtures {
     }
 
     /** The repository this runs in. */
-    static Path repository() {
+    public static Path repository() {
         for (Path at = Path.of("").toAbsolutePath(); at != null; at = at.getParent()) {
             if (Files.isRegularFile(at.resolve("native/include/gatun.h"))) {
                 return at;
