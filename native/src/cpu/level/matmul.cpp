@@ -79,12 +79,26 @@ struct Shape {
   }
 };
 
+// Adds V vectors of `count` rows at column c to totals.
+template <int V, typename T>
+inline void add_columns(const T* const* rows, int64_t count, int64_t c, float* totals) {
+  vf sums[V] = {};
+  for (int64_t r = 0; r < count; ++r) {
+#pragma GCC unroll 8
+    for (int i = 0; i < V; ++i) sums[i] += load(rows[r] + c + i * kLanes);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < V; ++i) {
+    float* total = totals + c + i * kLanes;
+    store(total, load(total) + sums[i]);
+  }
+}
+
 // Sums of columns [begin, end) over all rows, in blocks of kRows whose sums are added to `totals`
 // (two levels keep the rounding error of long columns small).
 template <typename T>
 void column_sums(const View& dy, const Rows<1>& rows, int64_t begin, int64_t end, float* totals) {
   constexpr int64_t kRows = 64;
-  constexpr int kVectors = 8;  // of sums in registers
   const T* row_at[kRows];
   std::fill(totals + begin, totals + end, 0.f);
   for (int64_t first = 0; first < rows.count; first += kRows) {
@@ -93,24 +107,11 @@ void column_sums(const View& dy, const Rows<1>& rows, int64_t begin, int64_t end
       row_at[row - first] = dy.as<T>() + at[0];
     });
     int64_t c = begin;
-    for (; c + kVectors * kLanes <= end; c += kVectors * kLanes) {
-      vf sums[kVectors] = {};
-      for (int64_t r = 0; r < count; ++r) {
-#pragma GCC unroll 8
-        for (int i = 0; i < kVectors; ++i) sums[i] += load(row_at[r] + c + i * kLanes);
-      }
-#pragma GCC unroll 8
-      for (int i = 0; i < kVectors; ++i) {
-        float* total = totals + c + i * kLanes;
-        store(total, load(total) + sums[i]);
-      }
-    }
-    for (; c < end; c += kLanes) {
-      const int n = static_cast<int>(std::min<int64_t>(kLanes, end - c));
-      vf sums = {};
-      for (int64_t r = 0; r < count; ++r) sums += load_first(row_at[r] + c, n);
-      store_first(totals + c, load_first(totals + c, n) + sums, n);
-    }
+    for (; c + 8 * kLanes <= end; c += 8 * kLanes) add_columns<8>(row_at, count, c, totals);
+    for (; c + 2 * kLanes <= end; c += 2 * kLanes) add_columns<2>(row_at, count, c, totals);
+    for (; c + kLanes <= end; c += kLanes) add_columns<1>(row_at, count, c, totals);
+    for (; c < end; ++c)
+      for (int64_t r = 0; r < count; ++r) totals[c] += to_float(row_at[r][c]);
   }
 }
 

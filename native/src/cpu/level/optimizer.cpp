@@ -1,6 +1,7 @@
 // AdamW and the global norm over lists of tensors: one parallel region over pieces of all of them.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -47,23 +48,38 @@ void each_piece(const Context& context, const std::vector<Piece>& pieces, F f) {
   for (int64_t i = 0; i < count; ++i) f(i, pieces[static_cast<size_t>(i)]);
 }
 
-typedef double vd __attribute__((vector_size(kLanes * 8)));
+// A register of doubles: half the lanes.
+typedef double vd __attribute__((vector_size(kLanes * 4)));
+
+template <int... J>
+inline vd low_doubles(vf v, std::integer_sequence<int, J...>) {
+  return __builtin_convertvector(__builtin_shufflevector(v, v, J...), vd);
+}
+template <int... J>
+inline vd high_doubles(vf v, std::integer_sequence<int, J...>) {
+  return __builtin_convertvector(__builtin_shufflevector(v, v, (J + kLanes / 2)...), vd);
+}
 
 // In double, where no square of a float overflows or vanishes.
 template <typename T>
 double sum_of_squares(const T* x, int64_t n) {
-  vd even = {};
-  vd odd = {};
+  constexpr auto half = std::make_integer_sequence<int, kLanes / 2>();
+  vd low[2] = {};
+  vd high[2] = {};
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    const vd a = __builtin_convertvector(load(x + i), vd);
-    const vd b = __builtin_convertvector(load(x + i + kLanes), vd);
-    even += a * a;
-    odd += b * b;
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const vf v = load(x + i + j * kLanes);
+      const vd a = low_doubles(v, half);
+      const vd b = high_doubles(v, half);
+      low[j] += a * a;
+      high[j] += b * b;
+    }
   }
-  even += odd;
+  const vd sums = (low[0] + low[1]) + (high[0] + high[1]);
   double total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += even[lane];
+  for (int lane = 0; lane < kLanes / 2; ++lane) total += sums[lane];
   for (; i < n; ++i) total += static_cast<double>(to_float(x[i])) * to_float(x[i]);
   return total;
 }
