@@ -74,7 +74,10 @@ class ExtremesTest {
     void infinityIsKept(DeviceOptions.Simd simd) {
         try (Device cpu = at(simd);
                 Ops ops = cpu.ops()) {
-            Tensor x = ops.upload(new float[] {INF, -INF, 3.4e38f, -3.4e38f, 1e-45f, 60, -60}, 7);
+            Tensor x =
+                    ops.upload(
+                            new float[] {INF, -INF, 3.4e38f, -3.4e38f, Float.MIN_VALUE, 60, -60},
+                            7);
             for (Gelu form : Gelu.values()) {
                 float[] y = ops.gelu(x, form).toFloats();
                 assertThat(y[0]).as("%s(inf)", form).isEqualTo(INF);

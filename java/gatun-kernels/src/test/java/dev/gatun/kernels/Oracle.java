@@ -143,9 +143,11 @@ final class Oracle {
             int d) {
         double[] out = new double[ids.length * d];
         for (int i = 0; i < ids.length; i++) {
-            int at = (int) (start.length == 0 ? 0 : start[i / time]) + i % time;
+            int first = start.length == 0 ? 0 : (int) start[i / time];
+            int at = first + i % time;
+            int row = (int) ids[i];
             for (int j = 0; j < d; j++) {
-                double x = table[(int) ids[i] * d + j];
+                double x = table[row * d + j];
                 out[i * d + j] =
                         positions.length == 0 ? x : r.applyAsDouble(x + positions[at * d + j]);
             }
@@ -289,8 +291,8 @@ final class Oracle {
             AdamW.Options o,
             double decay) {
         double[][] out = {weight.clone(), m.clone(), v.clone()};
-        double correction1 = 1 - Math.pow(o.beta1(), step);
-        double correction2 = 1 - Math.pow(o.beta2(), step);
+        double correction1 = 1 - Math.pow(o.beta1(), (double) step);
+        double correction2 = 1 - Math.pow(o.beta2(), (double) step);
         for (int i = 0; i < weight.length; i++) {
             double g = r.applyAsDouble(gradient[i] * clip);
             double w =
