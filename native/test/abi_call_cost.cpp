@@ -36,7 +36,8 @@ int main() {
   state.a = tensor_of(buffer, GATUN_F32, {1}, 64);
   double nop = 1e9, burst = 1e9, steady = 1e9, add = 1e9;
   for (int round = 0; round < 20; ++round) {
-    nop = std::min(nop, nanos_of(100000, [](void*) { gatun_nop(); }, &state));
+    nop = std::min(nop, nanos_of(
+                            100000, [](void*) { gatun_nop(); }, &state));
     const auto fill = [](void* s) {
       auto* state = static_cast<State*>(s);
       CHECK(gatun_fill(state->stream, &state->out, 1) == GATUN_OK);

@@ -33,15 +33,15 @@ gatun_device_info info_of(gatun_device device) {
 
 bool says(const char* part) { return std::strstr(gatun_last_error(), part) != nullptr; }
 
-#define CHECK_FAILS(call, status, part)                                                      \
-  do {                                                                                       \
-    const gatun_status got = (call);                                                         \
-    if (got != (status) || !says(part)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s gave %d \"%s\", wanted %d \"%s\"\n", __FILE__,         \
-                   __LINE__, #call, static_cast<int>(got), gatun_last_error(),               \
-                   static_cast<int>(status), part);                                          \
-      std::exit(1);                                                                          \
-    }                                                                                        \
+#define CHECK_FAILS(call, status, part)                                                        \
+  do {                                                                                         \
+    const gatun_status got = (call);                                                           \
+    if (got != (status) || !says(part)) {                                                      \
+      std::fprintf(stderr, "%s:%d: %s gave %d \"%s\", wanted %d \"%s\"\n", __FILE__, __LINE__, \
+                   #call, static_cast<int>(got), gatun_last_error(), static_cast<int>(status), \
+                   part);                                                                      \
+      std::exit(1);                                                                            \
+    }                                                                                          \
   } while (false)
 
 void levels() {
@@ -166,10 +166,10 @@ void memory() {
   CHECK(info.memory_budget_bytes == 64 * kMiB);
   CHECK(info.memory_used_bytes == 50 * kMiB);
   CHECK(info.memory_peak_bytes == 50 * kMiB);
-  CHECK_FAILS(gatun_buffer_alloc(stream, 20 * kMiB, GATUN_GRADIENTS, &refused),
-              GATUN_OUT_OF_MEMORY,
-              "out of device memory: a buffer for gradients needs 21.0 MB, 14.7 MB free of 67.1 MB; "
-              "largest holders: activations 41.9 MB, weights 10.5 MB");
+  CHECK_FAILS(
+      gatun_buffer_alloc(stream, 20 * kMiB, GATUN_GRADIENTS, &refused), GATUN_OUT_OF_MEMORY,
+      "out of device memory: a buffer for gradients needs 21.0 MB, 14.7 MB free of 67.1 MB; "
+      "largest holders: activations 41.9 MB, weights 10.5 MB");
   CHECK_OK(gatun_buffer_free(activations));
   CHECK(info_of(device).memory_used_bytes == 10 * kMiB);
   CHECK(info_of(device).memory_reserved_bytes == 50 * kMiB);  // kept for reuse
@@ -236,8 +236,7 @@ void wrapped() {
   gatun_stream stream;
   CHECK_OK(gatun_stream_create(device, &stream));
   constexpr size_t kBytes = 1 << 22;
-  void* memory =
-      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(memory != MAP_FAILED);
   gatun_buffer buffer;
   CHECK_OK(gatun_buffer_wrap(device, memory, kBytes, &buffer));
@@ -366,8 +365,8 @@ void races() {
   done = true;
   for (std::thread& thread : threads) thread.join();
   CHECK_OK(gatun_device_close(device));
-  std::printf("races: %lld fills went well, %lld met a dead buffer\n",
-              static_cast<long long>(good), static_cast<long long>(stale));
+  std::printf("races: %lld fills went well, %lld met a dead buffer\n", static_cast<long long>(good),
+              static_cast<long long>(stale));
   CHECK(good > 1000);
 
   // a device closed under the hands of its users

@@ -30,17 +30,34 @@ T one_of(std::initializer_list<T> values) {
 }
 
 int64_t strange_int() {
-  return one_of<int64_t>({0, 1, -1, 2, 3, 7, 63, 64, 65, -64, 1000, INT32_MAX, INT32_MIN,
-                          int64_t{1} << 31, int64_t{1} << 32, int64_t{1} << 40, int64_t{1} << 62,
-                          INT64_MAX, INT64_MIN, INT64_MAX - 1, INT64_MIN + 1,
+  return one_of<int64_t>({0,
+                          1,
+                          -1,
+                          2,
+                          3,
+                          7,
+                          63,
+                          64,
+                          65,
+                          -64,
+                          1000,
+                          INT32_MAX,
+                          INT32_MIN,
+                          int64_t{1} << 31,
+                          int64_t{1} << 32,
+                          int64_t{1} << 40,
+                          int64_t{1} << 62,
+                          INT64_MAX,
+                          INT64_MIN,
+                          INT64_MAX - 1,
+                          INT64_MIN + 1,
                           static_cast<int64_t>(random_bits())});
 }
 double strange_double() {
-  return one_of<double>({0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 1e300, -1e300, 1e9,
-                         std::numeric_limits<double>::quiet_NaN(),
-                         std::numeric_limits<double>::infinity(),
-                         -std::numeric_limits<double>::infinity(),
-                         std::numeric_limits<double>::denorm_min()});
+  return one_of<double>(
+      {0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 1e300, -1e300, 1e9,
+       std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(),
+       -std::numeric_limits<double>::infinity(), std::numeric_limits<double>::denorm_min()});
 }
 
 // ---- the world: two devices, what belongs to them, what is gone ----
@@ -184,8 +201,7 @@ struct Function {
 
 std::vector<Function> functions;
 
-void op(const char* name, std::function<void(Call&)> make,
-        std::function<gatun_status(Call&)> run) {
+void op(const char* name, std::function<void(Call&)> make, std::function<gatun_status(Call&)> run) {
   functions.push_back({name,
                        [make](Call& c) {
                          c.on_stream();
@@ -231,14 +247,13 @@ void describe_functions() {
     c.handle[0] = world.device[0];
     c.kind[0] = 1;
   };
-  functions.push_back({"device_get_info",
-                       [on_device](Call& c) {
-                         on_device(c);
-                         c.take(c.info, true);
-                       },
-                       [](Call& c) {
-                         return gatun_device_get_info(c.handle[0], c.as<gatun_device_info>());
-                       }});
+  functions.push_back(
+      {"device_get_info",
+       [on_device](Call& c) {
+         on_device(c);
+         c.take(c.info, true);
+       },
+       [](Call& c) { return gatun_device_get_info(c.handle[0], c.as<gatun_device_info>()); }});
   functions.push_back({"device_reset_peak", on_device,
                        [](Call& c) { return gatun_device_reset_peak(c.handle[0]); }});
   functions.push_back(
@@ -265,7 +280,8 @@ void describe_functions() {
                        },
                        [](Call& c) {
                          const gatun_status status = gatun_stream_destroy(c.handle[0]);
-                         if (c.handle[0] != c.result[1]) CHECK_OK(gatun_stream_destroy(c.result[1]));
+                         if (c.handle[0] != c.result[1])
+                           CHECK_OK(gatun_stream_destroy(c.result[1]));
                          return status;
                        }});
   functions.push_back({"stream_wait", [](Call& c) { c.on_stream(); },
@@ -299,12 +315,10 @@ void describe_functions() {
     c.handle[1] = world.stream[0];
     c.kind[1] = 2;
   };
-  functions.push_back({"event_record", event_and_stream, [](Call& c) {
-                         return gatun_event_record(c.handle[0], c.handle[1]);
-                       }});
-  functions.push_back({"stream_wait_event", event_and_stream, [](Call& c) {
-                         return gatun_stream_wait_event(c.handle[1], c.handle[0]);
-                       }});
+  functions.push_back({"event_record", event_and_stream,
+                       [](Call& c) { return gatun_event_record(c.handle[0], c.handle[1]); }});
+  functions.push_back({"stream_wait_event", event_and_stream,
+                       [](Call& c) { return gatun_stream_wait_event(c.handle[1], c.handle[0]); }});
   functions.push_back({"event_wait",
                        [](Call& c) {
                          c.handle[0] = world.event[0];
@@ -416,345 +430,371 @@ void describe_functions() {
                        }});
 
   // ---- ops ----
-  op("fill",
-     [](Call& c) {
-       c.add(one_of<int32_t>({0, 1, 2, 3, 4, 5, 6}), {3, 5});
-       c.real[0] = 2;
-     },
-     [](Call& c) { return gatun_fill(c.handle[0], c.tensor[0], c.real[0]); });
-  op("copy",
-     [](Call& c) {
-       c.add(float_type(), {3, 5});
-       c.add(float_type(), {3, 5});
-     },
-     [](Call& c) { return gatun_copy(c.handle[0], c.tensor[0], c.tensor[1]); });
-  op("random_uniform",
-     [](Call& c) {
-       c.add(float_type(), {7});
-       c.real[1] = 1;
-       c.random();
-     },
-     [](Call& c) {
-       return gatun_random_uniform(c.handle[0], c.tensor[0], c.real[0], c.real[1],
+  op(
+      "fill",
+      [](Call& c) {
+        c.add(one_of<int32_t>({0, 1, 2, 3, 4, 5, 6}), {3, 5});
+        c.real[0] = 2;
+      },
+      [](Call& c) { return gatun_fill(c.handle[0], c.tensor[0], c.real[0]); });
+  op(
+      "copy",
+      [](Call& c) {
+        c.add(float_type(), {3, 5});
+        c.add(float_type(), {3, 5});
+      },
+      [](Call& c) { return gatun_copy(c.handle[0], c.tensor[0], c.tensor[1]); });
+  op(
+      "random_uniform",
+      [](Call& c) {
+        c.add(float_type(), {7});
+        c.real[1] = 1;
+        c.random();
+      },
+      [](Call& c) {
+        return gatun_random_uniform(c.handle[0], c.tensor[0], c.real[0], c.real[1],
+                                    c.philox_pointer);
+      });
+  op(
+      "random_normal",
+      [](Call& c) {
+        c.add(float_type(), {7});
+        c.real[1] = 1;
+        c.random();
+      },
+      [](Call& c) {
+        return gatun_random_normal(c.handle[0], c.tensor[0], c.real[0], c.real[1],
                                    c.philox_pointer);
-     });
-  op("random_normal",
-     [](Call& c) {
-       c.add(float_type(), {7});
-       c.real[1] = 1;
-       c.random();
-     },
-     [](Call& c) {
-       return gatun_random_normal(c.handle[0], c.tensor[0], c.real[0], c.real[1],
-                                  c.philox_pointer);
-     });
-  op("add",
-     [](Call& c) {
-       const int32_t type = float_type();
-       for (int i = 0; i < 3; ++i) c.add(type, {4, 3, 2});
-     },
-     [](Call& c) { return gatun_add(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2]); });
-  op("increment",
-     [](Call& c) {
-       c.add(one_of<int32_t>({GATUN_I32, GATUN_I64}), {3});
-       c.integer[0] = 1;
-     },
-     [](Call& c) { return gatun_increment(c.handle[0], c.tensor[0], c.integer[0]); });
-  op("matmul",
-     [](Call& c) {
-       const int32_t type = float_type();
-       const int m = 1 + pick(9), n = 1 + pick(9), k = 1 + pick(9);
-       c.take(c.matmul, false);
-       c.matmul.transpose_a = pick(2);
-       c.matmul.transpose_b = pick(2);
-       c.matmul.epilogue = pick(3);
-       const bool batched = pick(2) != 0;
-       const auto matrix = [&](int rows, int columns) {
-         if (batched)
-           c.add(type, {2, rows, columns});
-         else
-           c.add(type, {rows, columns});
-       };
-       matrix(m, n);
-       c.matmul.transpose_a != 0 ? matrix(k, m) : matrix(m, k);
-       c.matmul.transpose_b != 0 ? matrix(n, k) : matrix(k, n);
-       if (c.matmul.epilogue != 0) c.matmul.bias = c.add(type, {n});
-       if (c.matmul.epilogue == 2) {
-         matrix(m, n);
-         c.optional[c.tensors - 1] = true;
-         c.matmul.preactivation = c.tensor[c.tensors - 1];
-       }
-     },
-     [](Call& c) {
-       if (c.matmul.bias != nullptr) c.matmul.bias = c.tensor[3];
-       if (c.matmul.preactivation != nullptr) c.matmul.preactivation = c.tensor[4];
-       return gatun_matmul(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                           c.as<gatun_matmul_args>());
-     });
-  op("bias_backward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {6}, true);
-       c.add(type, {3, 6});
-     },
-     [](Call& c) {
-       return gatun_bias_backward(c.handle[0], c.tensor[0], c.tensor[1], c.mask);
-     });
-  op("layer_norm_forward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       const bool fused = pick(2) != 0;
-       c.add(type, {3, 6});
-       if (fused) c.add(type, {3, 6});
-       else c.tensor[c.tensors++] = nullptr;
-       c.add(GATUN_F32, {3}, true);
-       c.add(GATUN_F32, {3}, true);
-       c.add(type, {3, 6});
-       if (fused) c.add(type, {3, 6});
-       else c.tensor[c.tensors++] = nullptr;
-       c.add(type, {6});
-       c.add(type, {6}, true);
-       c.real[0] = 1e-5;
-     },
-     [](Call& c) {
-       return gatun_layer_norm_forward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                                       c.tensor[3], c.tensor[4], c.tensor[5], c.tensor[6],
-                                       c.tensor[7], c.real[0]);
-     });
-  op("layer_norm_backward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {3, 6}, true);
-       c.add(type, {6}, true);
-       c.add(type, {6}, true);
-       c.add(type, {3, 6});
-       c.add(type, {3, 6});
-       c.add(GATUN_F32, {3});
-       c.add(GATUN_F32, {3});
-       c.add(type, {6});
-     },
-     [](Call& c) {
-       return gatun_layer_norm_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+      });
+  op(
+      "add",
+      [](Call& c) {
+        const int32_t type = float_type();
+        for (int i = 0; i < 3; ++i) c.add(type, {4, 3, 2});
+      },
+      [](Call& c) { return gatun_add(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2]); });
+  op(
+      "increment",
+      [](Call& c) {
+        c.add(one_of<int32_t>({GATUN_I32, GATUN_I64}), {3});
+        c.integer[0] = 1;
+      },
+      [](Call& c) { return gatun_increment(c.handle[0], c.tensor[0], c.integer[0]); });
+  op(
+      "matmul",
+      [](Call& c) {
+        const int32_t type = float_type();
+        const int m = 1 + pick(9), n = 1 + pick(9), k = 1 + pick(9);
+        c.take(c.matmul, false);
+        c.matmul.transpose_a = pick(2);
+        c.matmul.transpose_b = pick(2);
+        c.matmul.epilogue = pick(3);
+        const bool batched = pick(2) != 0;
+        const auto matrix = [&](int rows, int columns) {
+          if (batched)
+            c.add(type, {2, rows, columns});
+          else
+            c.add(type, {rows, columns});
+        };
+        matrix(m, n);
+        c.matmul.transpose_a != 0 ? matrix(k, m) : matrix(m, k);
+        c.matmul.transpose_b != 0 ? matrix(n, k) : matrix(k, n);
+        if (c.matmul.epilogue != 0) c.matmul.bias = c.add(type, {n});
+        if (c.matmul.epilogue == 2) {
+          matrix(m, n);
+          c.optional[c.tensors - 1] = true;
+          c.matmul.preactivation = c.tensor[c.tensors - 1];
+        }
+      },
+      [](Call& c) {
+        if (c.matmul.bias != nullptr) c.matmul.bias = c.tensor[3];
+        if (c.matmul.preactivation != nullptr) c.matmul.preactivation = c.tensor[4];
+        return gatun_matmul(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                            c.as<gatun_matmul_args>());
+      });
+  op(
+      "bias_backward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {6}, true);
+        c.add(type, {3, 6});
+      },
+      [](Call& c) { return gatun_bias_backward(c.handle[0], c.tensor[0], c.tensor[1], c.mask); });
+  op(
+      "layer_norm_forward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        const bool fused = pick(2) != 0;
+        c.add(type, {3, 6});
+        if (fused)
+          c.add(type, {3, 6});
+        else
+          c.tensor[c.tensors++] = nullptr;
+        c.add(GATUN_F32, {3}, true);
+        c.add(GATUN_F32, {3}, true);
+        c.add(type, {3, 6});
+        if (fused)
+          c.add(type, {3, 6});
+        else
+          c.tensor[c.tensors++] = nullptr;
+        c.add(type, {6});
+        c.add(type, {6}, true);
+        c.real[0] = 1e-5;
+      },
+      [](Call& c) {
+        return gatun_layer_norm_forward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
                                         c.tensor[3], c.tensor[4], c.tensor[5], c.tensor[6],
-                                        c.tensor[7], c.mask);
-     });
-  op("embedding_forward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {2, 3, 4});
-       c.add(GATUN_I32, {2, 3});
-       c.add(type, {9, 4});
-       c.add(type, {5, 4}, true);
-       c.add(GATUN_I32, {2}, true);
-     },
-     [](Call& c) {
-       return gatun_embedding_forward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                                      c.tensor[3], c.tensor[4]);
-     });
-  op("embedding_backward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {9, 4}, true);
-       c.add(type, {5, 4}, true);
-       c.add(type, {2, 3, 4});
-       c.add(GATUN_I32, {2, 3});
-       c.add(GATUN_I32, {2}, true);
-     },
-     [](Call& c) {
-       return gatun_embedding_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                                       c.tensor[3], c.tensor[4], c.mask);
-     });
-  op("gelu_forward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {3, 7});
-       c.add(type, {3, 7});
-       c.integer[0] = pick(2);
-     },
-     [](Call& c) {
-       return gatun_gelu_forward(c.handle[0], c.tensor[0], c.tensor[1],
-                                 static_cast<int32_t>(c.integer[0]));
-     });
-  op("gelu_backward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {3, 7}, true);
-       c.add(type, {3, 7});
-       c.add(type, {3, 7});
-       c.integer[0] = pick(2);
-     },
-     [](Call& c) {
-       return gatun_gelu_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                                  static_cast<int32_t>(c.integer[0]), c.mask);
-     });
-  op("dropout",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {3, 7});
-       c.add(type, {3, 7});
-       c.real[0] = 0.1;
-       c.random();
-     },
-     [](Call& c) {
-       return gatun_dropout(c.handle[0], c.tensor[0], c.tensor[1], c.real[0], c.philox_pointer,
-                            c.mask);
-     });
-  op("attention_forward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       const int keys = 1 + pick(5);
-       c.add(type, {2, 4, 3, 8});
-       c.add(GATUN_F32, {2, 4, 3}, true);
-       c.add(type, {2, 4, 3, 8});
-       c.add(type, {2, 2, keys, 8});
-       c.add(type, {2, 2, keys, 8});
-       c.take(c.attention, false);
-       c.attention.causal = pick(2);
-       c.attention.lengths = c.add(GATUN_I32, {2}, true);
-     },
-     [](Call& c) {
-       c.attention.lengths = c.tensor[5];
-       return gatun_attention_forward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                                      c.tensor[3], c.tensor[4], c.as<gatun_attention_args>());
-     });
-  op("attention_backward",
-     [](Call& c) {
-       const int32_t type = float_type();
-       const int keys = 1 + pick(5);
-       c.add(type, {2, 4, 3, 8}, true);
-       c.add(type, {2, 2, keys, 8}, true);
-       c.add(type, {2, 2, keys, 8}, true);
-       c.add(type, {2, 4, 3, 8});
-       c.add(type, {2, 4, 3, 8});
-       c.add(GATUN_F32, {2, 4, 3});
-       c.add(type, {2, 4, 3, 8});
-       c.add(type, {2, 2, keys, 8});
-       c.add(type, {2, 2, keys, 8});
-       c.take(c.attention, false);
-       c.attention.causal = pick(2);
-       c.attention.lengths = c.add(GATUN_I32, {2}, true);
-     },
-     [](Call& c) {
-       c.attention.lengths = c.tensor[9];
-       return gatun_attention_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                                       c.tensor[3], c.tensor[4], c.tensor[5], c.tensor[6],
-                                       c.tensor[7], c.tensor[8], c.as<gatun_attention_args>(),
-                                       c.mask);
-     });
-  op("kv_append",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {4, 2, 16, 8});
-       c.add(type, {4, 2, 16, 8});
-       c.add(type, {2, 2, 3, 8});
-       c.add(type, {2, 2, 3, 8});
-       c.add(GATUN_I32, {2, 2}, true);
-       c.add(GATUN_I32, {2});
-     },
-     [](Call& c) {
-       return gatun_kv_append(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2], c.tensor[3],
-                              c.tensor[4], c.tensor[5]);
-     });
-  op("attention_decode",
-     [](Call& c) {
-       const int32_t type = float_type();
-       c.add(type, {2, 4, 1, 8});
-       c.add(type, {2, 4, 1, 8});
-       c.add(type, {4, 2, 16, 8});
-       c.add(type, {4, 2, 16, 8});
-       c.add(GATUN_I32, {2, 2}, true);
-       c.add(GATUN_I32, {2});
-     },
-     [](Call& c) {
-       return gatun_attention_decode(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                                     c.tensor[3], c.tensor[4], c.tensor[5], c.real[0]);
-     });
-  op("cross_entropy",
-     [](Call& c) {
-       c.add(GATUN_F32, {1});
-       c.add(GATUN_F32, {5}, true);
-       c.add(float_type(), {5, 11});
-       c.add(GATUN_I32, {5});
-       c.take(c.loss, true);
-       c.loss.ignore_index = -100;
-       c.loss.write_gradient = pick(2);
-       c.loss.factor = c.add(GATUN_F32, {1}, true);
-     },
-     [](Call& c) {
-       c.loss.factor = c.tensor[4];
-       return gatun_cross_entropy(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2], c.tensor[3],
-                                  c.as<gatun_cross_entropy_args>());
-     });
-  op("global_norm",
-     [](Call& c) {
-       c.add(GATUN_F32, {1});
-       c.add(GATUN_F32, {});
-       c.add(float_type(), {5, 4});
-       c.add(float_type(), {7});
-       c.real[0] = 1;
-       c.integer[0] = 2;
-     },
-     [](Call& c) {
-       c.list[0][0] = c.tensor[2];
-       c.list[0][1] = c.tensor[3];
-       // a count beyond the array would read what is not ours to read
-       const auto count = static_cast<int32_t>(c.integer[0]);
-       return gatun_global_norm(c.handle[0], c.tensor[0], c.tensor[1], c.list[0],
-                                count > 2 && count <= 1 << 20 ? 2 : count, c.real[0]);
-     });
-  op("adamw",
-     [](Call& c) {
-       c.add(GATUN_F32, {5, 4});
-       c.add(float_type(), {5, 4});
-       c.add(GATUN_F32, {5, 4});
-       c.add(GATUN_F32, {5, 4});
-       c.add(one_of<int32_t>({GATUN_F16, GATUN_BF16}), {5, 4}, true);
-       c.add(GATUN_F32, {1});
-       c.add(GATUN_I64, {1});
-       c.add(GATUN_F32, {1}, true);
-       c.take(c.adamw, true);
-       c.adamw.count = 1;
-       c.adamw.decay = c.decay;
-       c.adamw.beta1 = 0.9;
-       c.adamw.beta2 = 0.999;
-       c.adamw.eps = 1e-8;
-     },
-     [](Call& c) {
-       for (int i = 0; i < 5; ++i) c.list[i][0] = c.tensor[i];
-       gatun_adamw_args& args = c.adamw;
-       args.weights = c.list[0];
-       args.gradients = c.list[1];
-       args.m = c.list[2];
-       args.v = c.list[3];
-       args.copies = c.list[4];
-       args.learning_rate = c.tensor[5];
-       args.step = c.tensor[6];
-       args.clip = c.tensor[7];
-       if (args.count > 1 && args.count <= 1 << 20) args.count = 1;
-       if (c.options == c.bent + 1) std::memcpy(c.bent + 1, &args, sizeof args);
-       return gatun_adamw(c.handle[0], c.as<gatun_adamw_args>());
-     });
-  op("argmax",
-     [](Call& c) {
-       c.add(GATUN_I32, {5});
-       c.add(float_type(), {5, 11});
-     },
-     [](Call& c) { return gatun_argmax(c.handle[0], c.tensor[0], c.tensor[1]); });
-  op("sample",
-     [](Call& c) {
-       c.add(GATUN_I32, {5});
-       c.add(GATUN_F32, {5}, true);
-       c.add(float_type(), {5, 11});
-       c.take(c.sample, true);
-       c.sample.temperature = 0.8f;
-       c.sample.top_k = 5;
-       c.sample.top_p = 0.9f;
-       c.random();
-     },
-     [](Call& c) {
-       return gatun_sample(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
-                           c.as<gatun_sample_args>(), c.philox_pointer);
-     });
+                                        c.tensor[7], c.real[0]);
+      });
+  op(
+      "layer_norm_backward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {3, 6}, true);
+        c.add(type, {6}, true);
+        c.add(type, {6}, true);
+        c.add(type, {3, 6});
+        c.add(type, {3, 6});
+        c.add(GATUN_F32, {3});
+        c.add(GATUN_F32, {3});
+        c.add(type, {6});
+      },
+      [](Call& c) {
+        return gatun_layer_norm_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                         c.tensor[3], c.tensor[4], c.tensor[5], c.tensor[6],
+                                         c.tensor[7], c.mask);
+      });
+  op(
+      "embedding_forward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {2, 3, 4});
+        c.add(GATUN_I32, {2, 3});
+        c.add(type, {9, 4});
+        c.add(type, {5, 4}, true);
+        c.add(GATUN_I32, {2}, true);
+      },
+      [](Call& c) {
+        return gatun_embedding_forward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                       c.tensor[3], c.tensor[4]);
+      });
+  op(
+      "embedding_backward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {9, 4}, true);
+        c.add(type, {5, 4}, true);
+        c.add(type, {2, 3, 4});
+        c.add(GATUN_I32, {2, 3});
+        c.add(GATUN_I32, {2}, true);
+      },
+      [](Call& c) {
+        return gatun_embedding_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                        c.tensor[3], c.tensor[4], c.mask);
+      });
+  op(
+      "gelu_forward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {3, 7});
+        c.add(type, {3, 7});
+        c.integer[0] = pick(2);
+      },
+      [](Call& c) {
+        return gatun_gelu_forward(c.handle[0], c.tensor[0], c.tensor[1],
+                                  static_cast<int32_t>(c.integer[0]));
+      });
+  op(
+      "gelu_backward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {3, 7}, true);
+        c.add(type, {3, 7});
+        c.add(type, {3, 7});
+        c.integer[0] = pick(2);
+      },
+      [](Call& c) {
+        return gatun_gelu_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                   static_cast<int32_t>(c.integer[0]), c.mask);
+      });
+  op(
+      "dropout",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {3, 7});
+        c.add(type, {3, 7});
+        c.real[0] = 0.1;
+        c.random();
+      },
+      [](Call& c) {
+        return gatun_dropout(c.handle[0], c.tensor[0], c.tensor[1], c.real[0], c.philox_pointer,
+                             c.mask);
+      });
+  op(
+      "attention_forward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        const int keys = 1 + pick(5);
+        c.add(type, {2, 4, 3, 8});
+        c.add(GATUN_F32, {2, 4, 3}, true);
+        c.add(type, {2, 4, 3, 8});
+        c.add(type, {2, 2, keys, 8});
+        c.add(type, {2, 2, keys, 8});
+        c.take(c.attention, false);
+        c.attention.causal = pick(2);
+        c.attention.lengths = c.add(GATUN_I32, {2}, true);
+      },
+      [](Call& c) {
+        c.attention.lengths = c.tensor[5];
+        return gatun_attention_forward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                       c.tensor[3], c.tensor[4], c.as<gatun_attention_args>());
+      });
+  op(
+      "attention_backward",
+      [](Call& c) {
+        const int32_t type = float_type();
+        const int keys = 1 + pick(5);
+        c.add(type, {2, 4, 3, 8}, true);
+        c.add(type, {2, 2, keys, 8}, true);
+        c.add(type, {2, 2, keys, 8}, true);
+        c.add(type, {2, 4, 3, 8});
+        c.add(type, {2, 4, 3, 8});
+        c.add(GATUN_F32, {2, 4, 3});
+        c.add(type, {2, 4, 3, 8});
+        c.add(type, {2, 2, keys, 8});
+        c.add(type, {2, 2, keys, 8});
+        c.take(c.attention, false);
+        c.attention.causal = pick(2);
+        c.attention.lengths = c.add(GATUN_I32, {2}, true);
+      },
+      [](Call& c) {
+        c.attention.lengths = c.tensor[9];
+        return gatun_attention_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                        c.tensor[3], c.tensor[4], c.tensor[5], c.tensor[6],
+                                        c.tensor[7], c.tensor[8], c.as<gatun_attention_args>(),
+                                        c.mask);
+      });
+  op(
+      "kv_append",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {4, 2, 16, 8});
+        c.add(type, {4, 2, 16, 8});
+        c.add(type, {2, 2, 3, 8});
+        c.add(type, {2, 2, 3, 8});
+        c.add(GATUN_I32, {2, 2}, true);
+        c.add(GATUN_I32, {2});
+      },
+      [](Call& c) {
+        return gatun_kv_append(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2], c.tensor[3],
+                               c.tensor[4], c.tensor[5]);
+      });
+  op(
+      "attention_decode",
+      [](Call& c) {
+        const int32_t type = float_type();
+        c.add(type, {2, 4, 1, 8});
+        c.add(type, {2, 4, 1, 8});
+        c.add(type, {4, 2, 16, 8});
+        c.add(type, {4, 2, 16, 8});
+        c.add(GATUN_I32, {2, 2}, true);
+        c.add(GATUN_I32, {2});
+      },
+      [](Call& c) {
+        return gatun_attention_decode(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                      c.tensor[3], c.tensor[4], c.tensor[5], c.real[0]);
+      });
+  op(
+      "cross_entropy",
+      [](Call& c) {
+        c.add(GATUN_F32, {1});
+        c.add(GATUN_F32, {5}, true);
+        c.add(float_type(), {5, 11});
+        c.add(GATUN_I32, {5});
+        c.take(c.loss, true);
+        c.loss.ignore_index = -100;
+        c.loss.write_gradient = pick(2);
+        c.loss.factor = c.add(GATUN_F32, {1}, true);
+      },
+      [](Call& c) {
+        c.loss.factor = c.tensor[4];
+        return gatun_cross_entropy(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2], c.tensor[3],
+                                   c.as<gatun_cross_entropy_args>());
+      });
+  op(
+      "global_norm",
+      [](Call& c) {
+        c.add(GATUN_F32, {1});
+        c.add(GATUN_F32, {});
+        c.add(float_type(), {5, 4});
+        c.add(float_type(), {7});
+        c.real[0] = 1;
+        c.integer[0] = 2;
+      },
+      [](Call& c) {
+        c.list[0][0] = c.tensor[2];
+        c.list[0][1] = c.tensor[3];
+        // a count beyond the array would read what is not ours to read
+        const auto count = static_cast<int32_t>(c.integer[0]);
+        return gatun_global_norm(c.handle[0], c.tensor[0], c.tensor[1], c.list[0],
+                                 count > 2 && count <= 1 << 20 ? 2 : count, c.real[0]);
+      });
+  op(
+      "adamw",
+      [](Call& c) {
+        c.add(GATUN_F32, {5, 4});
+        c.add(float_type(), {5, 4});
+        c.add(GATUN_F32, {5, 4});
+        c.add(GATUN_F32, {5, 4});
+        c.add(one_of<int32_t>({GATUN_F16, GATUN_BF16}), {5, 4}, true);
+        c.add(GATUN_F32, {1});
+        c.add(GATUN_I64, {1});
+        c.add(GATUN_F32, {1}, true);
+        c.take(c.adamw, true);
+        c.adamw.count = 1;
+        c.adamw.decay = c.decay;
+        c.adamw.beta1 = 0.9;
+        c.adamw.beta2 = 0.999;
+        c.adamw.eps = 1e-8;
+      },
+      [](Call& c) {
+        for (int i = 0; i < 5; ++i) c.list[i][0] = c.tensor[i];
+        gatun_adamw_args& args = c.adamw;
+        args.weights = c.list[0];
+        args.gradients = c.list[1];
+        args.m = c.list[2];
+        args.v = c.list[3];
+        args.copies = c.list[4];
+        args.learning_rate = c.tensor[5];
+        args.step = c.tensor[6];
+        args.clip = c.tensor[7];
+        if (args.count > 1 && args.count <= 1 << 20) args.count = 1;
+        if (c.options == c.bent + 1) std::memcpy(c.bent + 1, &args, sizeof args);
+        return gatun_adamw(c.handle[0], c.as<gatun_adamw_args>());
+      });
+  op(
+      "argmax",
+      [](Call& c) {
+        c.add(GATUN_I32, {5});
+        c.add(float_type(), {5, 11});
+      },
+      [](Call& c) { return gatun_argmax(c.handle[0], c.tensor[0], c.tensor[1]); });
+  op(
+      "sample",
+      [](Call& c) {
+        c.add(GATUN_I32, {5});
+        c.add(GATUN_F32, {5}, true);
+        c.add(float_type(), {5, 11});
+        c.take(c.sample, true);
+        c.sample.temperature = 0.8f;
+        c.sample.top_k = 5;
+        c.sample.top_p = 0.9f;
+        c.random();
+      },
+      [](Call& c) {
+        return gatun_sample(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                            c.as<gatun_sample_args>(), c.philox_pointer);
+      });
 }
 
 // ---- making a call wrong ----
@@ -880,8 +920,8 @@ bool make_wrong(Call& c, std::string* what) {
           if (last < 0) return false;
           const int d = pick(t.rank);
           if (t.shape[d] < 2) return false;
-          t.stride[d] = one_of<int64_t>({-1, INT64_MIN, INT64_MAX, int64_t{1} << 40,
-                                         int64_t{1} << 62});
+          t.stride[d] =
+              one_of<int64_t>({-1, INT64_MIN, INT64_MAX, int64_t{1} << 40, int64_t{1} << 62});
           *what = name + "stride";
           return true;
         }

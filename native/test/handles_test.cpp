@@ -14,9 +14,7 @@ using namespace gatun;
 
 namespace {
 
-HandleTable::Words words_of(uint64_t value) {
-  return {{value, value, value, value, value, value}};
-}
+HandleTable::Words words_of(uint64_t value) { return {{value, value, value, value, value, value}}; }
 
 void generations() {
   HandleTable table(Kind::kBuffer);
@@ -46,7 +44,7 @@ void made_up() {
   HandleTable::Words words;
   for (int i = 0; i < 200000; ++i) {
     uint64_t handle = generator();
-    if (i % 2 == 0) handle = live ^ uint64_t{1} << (generator() % 64);
+    if (i % 2 == 0) handle = live ^ uint64_t { 1 } << (generator() % 64);
     if (handle == live) continue;
     CHECK(!table.read(handle, &words));
     CHECK(table.pin(handle) == nullptr);

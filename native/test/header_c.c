@@ -1,4 +1,5 @@
-/* gatun.h is C11, and its structs have the layout that bindings in other languages were made for. */
+/* gatun.h is C11, and its structs have the layout that bindings in other languages were made for.
+ */
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>

@@ -49,8 +49,8 @@ int main() {
   const int64_t b = 2, t = 5, h = 3, d = 4;
   View packed[3];
   for (int i = 0; i < 3; ++i)
-    packed[i] = view_of(memory + i * h * d * 4, GATUN_F32, {b, h, t, d},
-                        {t * 3 * h * d, d, 3 * h * d, 1});
+    packed[i] =
+        view_of(memory + i * h * d * 4, GATUN_F32, {b, h, t, d}, {t * 3 * h * d, d, 3 * h * d, 1});
   for (int i = 0; i < 3; ++i)
     for (int j = 0; j < 3; ++j) CHECK(share_memory(packed[i], packed[j]) == (i == j));
   // one head, one token, halves of the columns, halves of the time
@@ -75,7 +75,8 @@ int main() {
     // strides of one array, as views of one tensor have
     const int64_t inner = 2 + pick(6), middle_dim = 2 + pick(4);
     for (View& view : views) {
-      const int64_t n = 1 + pick(static_cast<int>(inner)), m = 1 + pick(static_cast<int>(middle_dim));
+      const int64_t n = 1 + pick(static_cast<int>(inner)),
+                    m = 1 + pick(static_cast<int>(middle_dim));
       const int64_t i = pick(static_cast<int>(inner)), j = pick(static_cast<int>(middle_dim));
       view = view_of(memory + ((j * inner) + i) * 4 + pick(3) * inner * middle_dim * 4, GATUN_F32,
                      {1 + pick(4), m, n}, {inner * middle_dim, inner, 1});

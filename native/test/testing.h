@@ -8,23 +8,23 @@
 
 #include "gatun.h"
 
-#define CHECK(condition)                                                              \
-  do {                                                                                \
-    if (!(condition)) {                                                               \
-      std::fprintf(stderr, "%s:%d: %s does not hold; last error: %s\n", __FILE__,     \
-                   __LINE__, #condition, gatun_last_error());                         \
-      std::exit(1);                                                                   \
-    }                                                                                 \
+#define CHECK(condition)                                                                    \
+  do {                                                                                      \
+    if (!(condition)) {                                                                     \
+      std::fprintf(stderr, "%s:%d: %s does not hold; last error: %s\n", __FILE__, __LINE__, \
+                   #condition, gatun_last_error());                                         \
+      std::exit(1);                                                                         \
+    }                                                                                       \
   } while (false)
 
-#define CHECK_OK(call)                                                                        \
-  do {                                                                                        \
-    const gatun_status status_ = (call);                                                      \
-    if (status_ != GATUN_OK) {                                                                \
-      std::fprintf(stderr, "%s:%d: %s gave status %d: %s\n", __FILE__, __LINE__, #call,       \
-                   static_cast<int>(status_), gatun_last_error());                            \
-      std::exit(1);                                                                           \
-    }                                                                                         \
+#define CHECK_OK(call)                                                                  \
+  do {                                                                                  \
+    const gatun_status status_ = (call);                                                \
+    if (status_ != GATUN_OK) {                                                          \
+      std::fprintf(stderr, "%s:%d: %s gave status %d: %s\n", __FILE__, __LINE__, #call, \
+                   static_cast<int>(status_), gatun_last_error());                      \
+      std::exit(1);                                                                     \
+    }                                                                                   \
   } while (false)
 
 inline gatun_tensor tensor_of(gatun_buffer buffer, int32_t dtype,

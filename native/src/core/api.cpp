@@ -71,8 +71,8 @@ bool on(const Device* device, const HandleTable::Slot& slot) {
 }
 
 uint64_t open_handle(HandleTable& table, Device* device, void* object) {
-  return table.open({{reinterpret_cast<uint64_t>(device), reinterpret_cast<uint64_t>(object), 0, 0, 0,
-                      device->handle}});
+  return table.open({{reinterpret_cast<uint64_t>(device), reinterpret_cast<uint64_t>(object), 0, 0,
+                      0, device->handle}});
 }
 
 // Keeps the device of a handle open while that handle is closed and given back.
@@ -137,8 +137,9 @@ void check_options(const gatun_device_options& options) {
 // The range [offset, offset + bytes) of a buffer.
 char* range_of(const char* function, const Buffer& buffer, int64_t offset, int64_t bytes) {
   if (offset < 0 || bytes < 0)
-    fail(GATUN_INVALID_ARGUMENT, "%s: offset_bytes is %lld and bytes is %lld, neither may be below 0",
-         function, static_cast<long long>(offset), static_cast<long long>(bytes));
+    fail(GATUN_INVALID_ARGUMENT,
+         "%s: offset_bytes is %lld and bytes is %lld, neither may be below 0", function,
+         static_cast<long long>(offset), static_cast<long long>(bytes));
   if (bytes > buffer.bytes || offset > buffer.bytes - bytes)
     fail(GATUN_INVALID_ARGUMENT, "%s: %lld bytes from offset %lld do not fit in a buffer of %lld",
          function, static_cast<long long>(bytes), static_cast<long long>(offset),
@@ -384,8 +385,7 @@ gatun_status gatun_event_wait(gatun_event handle) {
   });
 }
 
-gatun_status gatun_event_elapsed(gatun_event start_handle, gatun_event end_handle,
-                                 double* millis) {
+gatun_status gatun_event_elapsed(gatun_event start_handle, gatun_event end_handle, double* millis) {
   return guard([&] {
     const char* function = "event_elapsed";
     const Pin start_pin(events(), start_handle), end_pin(events(), end_handle);
@@ -557,8 +557,8 @@ gatun_status gatun_profile_enable(gatun_device handle, int32_t on) {
   });
 }
 
-gatun_status gatun_profile_read(gatun_device handle, gatun_profile_entry* entries,
-                                int32_t capacity, int32_t* count) {
+gatun_status gatun_profile_read(gatun_device handle, gatun_profile_entry* entries, int32_t capacity,
+                                int32_t* count) {
   return guard([&] {
     const char* function = "profile_read";
     const Pin pin(devices(), handle);

@@ -12,8 +12,8 @@ namespace gatun {
 
 // What an op may use while it runs.
 struct Context {
-  int threads = 1;               // cpu: for `#pragma omp parallel num_threads(context.threads)`
-  void* native_stream = nullptr; // cuda: the cudaStream_t
+  int threads = 1;                // cpu: for `#pragma omp parallel num_threads(context.threads)`
+  void* native_stream = nullptr;  // cuda: the cudaStream_t
 
   // Scratch of the stream, aligned to 64, valid until the op returns (cuda: in stream order until
   // the next op). One call an op; throws OutOfMemory (core/error.h) beyond the budget.

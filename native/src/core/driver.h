@@ -103,7 +103,8 @@ class Driver {
   // them; the caller destroys them. The op is in backend().
   virtual gatun_status submit(void* stream, Op op, void* args, Failure& failure) noexcept = 0;
 
-  // ---- profile: the device time of each op since profile(true); calls are counted by the core ----
+  // ---- profile: the device time of each op since profile(true); calls are counted by the core
+  // ----
 
   virtual void profile(bool on) noexcept = 0;
   virtual void profile_nanos(int64_t nanos[kOps]) noexcept = 0;  // after a wait for all work
@@ -133,7 +134,7 @@ constexpr uint64_t plugin_fingerprint() {
   add(sizeof(Memory));
   add(sizeof(Failure));
   add(sizeof(gatun_device_info));
-#define OP(name, Args)                                    \
+#define OP(name, Args)                                                      \
   for (const char* c = #name; *c != 0; ++c) add(static_cast<uint64_t>(*c)); \
   add(sizeof(Args));
 #include "ops/ops.def"

@@ -71,8 +71,7 @@ bool HandleTable::close(uint64_t handle, Words* words) {
   } while (!slot->state.compare_exchange_weak(state, state + (uint64_t{1} << 32),
                                               std::memory_order_acq_rel));
   while (static_cast<uint32_t>(slot->state.load(std::memory_order_acquire)) != 0) yield();
-  for (int i = 0; i < kWords; ++i)
-    words->word[i] = slot->words[i].load(std::memory_order_relaxed);
+  for (int i = 0; i < kWords; ++i) words->word[i] = slot->words[i].load(std::memory_order_relaxed);
   if (generation != UINT32_MAX) {  // else retired: the next generation would be 1 again
     std::lock_guard lock(mutex_);
     slot->next_free = free_;

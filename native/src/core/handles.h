@@ -44,6 +44,9 @@ class HandleTable {
   };
 
   explicit HandleTable(Kind kind) : kind_(kind) {}
+  ~HandleTable() {
+    for (std::atomic<Slot*>& chunk : chunks_) delete[] chunk.load();
+  }
 
   // Opens a slot. Throws Error when 2^24 handles are live, bad_alloc when memory is out.
   uint64_t open(const Words& words);

@@ -22,8 +22,11 @@ Bytes::Bytes(int64_t bytes) {
   double value = static_cast<double>(bytes) / 1000;
   int unit = 0;
   for (; value >= 999.5 && unit < 5; ++unit) value /= 1000;
-  std::snprintf(text, sizeof text, "%.*f %s", value < 10 ? 2 : value < 100 ? 1 : 0, value,
-                kUnits[unit]);
+  std::snprintf(text, sizeof text, "%.*f %s",
+                value < 10    ? 2
+                : value < 100 ? 1
+                              : 0,
+                value, kUnits[unit]);
 }
 
 bool Memory::take(int64_t bytes, int purpose) {

@@ -40,12 +40,12 @@ struct OpType {
 };
 
 inline constexpr OpType kOpTypes[kOps] = {
-#define OP(NAME, Args)                                                                       \
-  {#NAME, [](const Backend& backend) { return backend.NAME != nullptr; },                   \
-   [](void* to, void* from) { new (to) Args(std::move(*static_cast<Args*>(from))); },       \
-   [](void* args) { static_cast<Args*>(args)->~Args(); },                                   \
-   [](const Backend& backend, Context& context, const void* args) {                         \
-     backend.NAME(context, *static_cast<const Args*>(args));                                \
+#define OP(NAME, Args)                                                                \
+  {#NAME, [](const Backend& backend) { return backend.NAME != nullptr; },             \
+   [](void* to, void* from) { new (to) Args(std::move(*static_cast<Args*>(from))); }, \
+   [](void* args) { static_cast<Args*>(args)->~Args(); },                             \
+   [](const Backend& backend, Context& context, const void* args) {                   \
+     backend.NAME(context, *static_cast<const Args*>(args));                          \
    }},
 #include "ops/ops.def"
 #undef OP

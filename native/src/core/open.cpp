@@ -47,8 +47,7 @@ const Plugin* load_plugin(const char* kind) {
     fail(GATUN_UNAVAILABLE, "%s: %s is not a plugin of this library (no gatun_plugin in it)", kind,
          path.c_str());
   const Plugin* plugin = entry();
-  if (plugin == nullptr || plugin->abi != kPluginAbi ||
-      plugin->fingerprint != plugin_fingerprint())
+  if (plugin == nullptr || plugin->abi != kPluginAbi || plugin->fingerprint != plugin_fingerprint())
     fail(GATUN_UNAVAILABLE,
          "%s: %s is of another build than libgatun.so; install both from one build", kind,
          path.c_str());

@@ -83,8 +83,8 @@ class CpuDriver final : public Driver {
     processor_name(processor, sizeof processor);
     const dnnl_version_t* dnnl = dnnl_version();
     std::snprintf(info.description, sizeof info.description, "%s, %s, %d thread%s, oneDNN %d.%d",
-                  processor, kLevelNames[simd_], context_.threads,
-                  context_.threads == 1 ? "" : "s", dnnl->major, dnnl->minor);
+                  processor, kLevelNames[simd_], context_.threads, context_.threads == 1 ? "" : "s",
+                  dnnl->major, dnnl->minor);
   }
 
   const Backend& backend() noexcept override { return backend_; }
@@ -283,7 +283,8 @@ class CpuDriver final : public Driver {
       workspace_ = pool_.allocate(std::max<int64_t>(wanted, 64), GATUN_WORKSPACE, done, Use::kNow);
       if (workspace_ == nullptr) {
         pool_.trim(done);
-        workspace_ = pool_.allocate(std::max<int64_t>(wanted, 64), GATUN_WORKSPACE, done, Use::kNow);
+        workspace_ =
+            pool_.allocate(std::max<int64_t>(wanted, 64), GATUN_WORKSPACE, done, Use::kNow);
       }
     }
     if (workspace_ == nullptr) {
@@ -296,8 +297,7 @@ class CpuDriver final : public Driver {
   }
   void drop_workspace() {
     // nothing that is enqueued uses it: each op asks for its own
-    if (workspace_ != nullptr)
-      pool_.release(workspace_, workspace_bytes_, GATUN_WORKSPACE, 0);
+    if (workspace_ != nullptr) pool_.release(workspace_, workspace_bytes_, GATUN_WORKSPACE, 0);
     workspace_ = nullptr;
     workspace_bytes_ = 0;
   }
@@ -351,8 +351,9 @@ gatun_status open(const gatun_device_options& options, Memory& memory, Driver** 
     if (simd > best)
       fail(GATUN_UNAVAILABLE, "cpu: this processor has no %s, its best level is %s",
            kLevelNames[simd], kLevelNames[best]);
-    const Backend& backend =
-        simd == 3 ? gatun_backend_avx512 : simd == 2 ? gatun_backend_avx2 : gatun_backend_plain;
+    const Backend& backend = simd == 3   ? gatun_backend_avx512
+                             : simd == 2 ? gatun_backend_avx2
+                                         : gatun_backend_plain;
     if (memory.budget == 0) memory.budget = free_memory() / 10 * 8;
     const int threads = options.threads > 0 ? options.threads : usable_cores();
     auto opened = std::make_unique<CpuDriver>(memory, threads, simd, backend);

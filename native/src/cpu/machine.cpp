@@ -48,8 +48,7 @@ int64_t number_in(const std::string& path) {
 template <typename Visit>
 void each_cgroup(const std::string& controller, Visit visit) {
   const std::string lines = read_file("/proc/self/cgroup");
-  const std::string mount =
-      controller.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/" + controller;
+  const std::string mount = controller.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/" + controller;
   const std::string wanted = std::string(",").append(controller).append(",");
   for (size_t begin = 0; begin < lines.size();) {
     const size_t end = std::min(lines.find('\n', begin), lines.size());
@@ -115,16 +114,17 @@ int64_t free_memory() {
     const int64_t limit = number_in(folder + "/memory.max");
     const int64_t usage = number_in(folder + "/memory.current");
     if (limit >= 0 && usage >= 0)
-      left = std::min(left, left_of(limit, usage,
-                                    value_of(read_file(folder + "/memory.stat"), "inactive_file ")));
+      left = std::min(
+          left,
+          left_of(limit, usage, value_of(read_file(folder + "/memory.stat"), "inactive_file ")));
   });
   each_cgroup("memory", [&](const std::string& folder) {
     const int64_t limit = number_in(folder + "/memory.limit_in_bytes");
     const int64_t usage = number_in(folder + "/memory.usage_in_bytes");
     if (limit >= 0 && usage >= 0 && limit < INT64_MAX / 2)
-      left = std::min(left,
-                      left_of(limit, usage, value_of(read_file(folder + "/memory.stat"),
-                                                     "total_inactive_file ")));
+      left = std::min(
+          left, left_of(limit, usage,
+                        value_of(read_file(folder + "/memory.stat"), "total_inactive_file ")));
   });
   return left;
 }

@@ -24,8 +24,7 @@ int64_t Pool::rounded(int64_t bytes) {
   if (bytes > INT64_MAX / 2) return INT64_MAX / 2;
   if (bytes >= kLarge) return round_up(bytes, 64 << 10);
   if (bytes <= 256) return round_up(bytes, 64);
-  const int64_t step =
-      static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes - 1))) / 4;
+  const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes - 1))) / 4;
   return round_up(bytes, step);
 }
 
@@ -42,13 +41,12 @@ char* Pool::map(int64_t bytes) {
   const auto wanted = static_cast<size_t>(bytes);
   const size_t size = huge ? wanted + kHugePage : wanted;
   mappings_.reserve(mappings_.size() + 1);
-  void* address =
-      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* address = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) return nullptr;
   char* begin = static_cast<char*>(address);
   if (huge) {
-    char* aligned = reinterpret_cast<char*>(
-        round_up(reinterpret_cast<int64_t>(begin), kHugePage));
+    char* aligned = reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(begin), kHugePage));
     const auto before = static_cast<size_t>(aligned - begin);
     if (before > 0) munmap(begin, before);
     const auto after = size - before - wanted;

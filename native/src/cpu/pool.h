@@ -65,8 +65,8 @@ class Pool {
   std::vector<Block> small_[kSmallClasses];
   char* slab_ = nullptr;
   int64_t slab_left_ = 0;
-  std::multimap<int64_t, Block> free_;      // by size, with pages
-  std::multimap<int64_t, char*> unbacked_;  // by size, without pages
+  std::multimap<int64_t, Block> free_;        // by size, with pages
+  std::multimap<int64_t, char*> unbacked_;    // by size, without pages
   std::unordered_map<void*, int64_t> sizes_;  // of live blocks above kSmall
   std::vector<Mapping> mappings_;
 };

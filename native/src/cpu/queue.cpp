@@ -21,7 +21,7 @@ int64_t now_nanos() {
 // about as much; longer would take the core from the threads that feed this queue.
 constexpr int64_t kWorkerSpinNanos = 50000;
 // A waiting thread has nothing to do, but its core may have.
-constexpr int64_t kWaiterSpinNanos = 5000;
+constexpr int64_t kWaiterSpinNanos = 20000;
 
 }  // namespace
 
@@ -50,13 +50,15 @@ void Queue::wait(uint64_t ticket) {
       relax();
     }
   } while (now_nanos() < until);
-  waiters_.fetch_add(1, std::memory_order_seq_cst);
   while (true) {
     const uint32_t seen = finished_.load(std::memory_order_seq_cst);
-    if (completed_.load(std::memory_order_seq_cst) >= ticket) break;
+    uint64_t lowest = wake_at_.load(std::memory_order_seq_cst);
+    while (ticket < lowest &&
+           !wake_at_.compare_exchange_weak(lowest, ticket, std::memory_order_seq_cst)) {
+    }
+    if (completed_.load(std::memory_order_seq_cst) >= ticket) return;
     sleep_while(finished_, seen);
   }
-  waiters_.fetch_sub(1, std::memory_order_seq_cst);
 }
 
 void Queue::work(void* owner) {
@@ -84,7 +86,10 @@ void Queue::work(void* owner) {
     slot.task.run(owner, slot.task);
     slot.sequence.store(position + kCapacity, std::memory_order_release);
     completed_.store(position + 1, std::memory_order_seq_cst);
-    if (waiters_.load(std::memory_order_seq_cst) != 0) {
+    if (position + 1 >= wake_at_.load(std::memory_order_seq_cst)) {
+      // All sleepers wake and those that wait for later tasks say so again. One that registers
+      // between these two lines finds finished_ changed and does not sleep.
+      wake_at_.exchange(UINT64_MAX, std::memory_order_seq_cst);
       finished_.fetch_add(1, std::memory_order_seq_cst);
       wake_all(finished_);
     }

@@ -44,12 +44,15 @@ class Queue {
       if (sequence == position) {
         if (tail_.compare_exchange_weak(position, position + 1, std::memory_order_relaxed)) break;
       } else if (sequence < position) {
-        wait(position - kCapacity + 1);
+        // not for this slot alone: two threads that follow each other slot by slot spend their time
+        // passing cache lines
+        wait(position - kCapacity + kCapacity / 8);
         position = tail_.load(std::memory_order_relaxed);
       } else {
         position = tail_.load(std::memory_order_relaxed);
       }
     }
+    fetch_for_writing(slots_[(position + kAhead) % kCapacity]);
     fill(slot->task);
     // sequentially consistent: either the worker sees the task, or this thread sees it asleep
     slot->sequence.exchange(position + 1, std::memory_order_seq_cst);
@@ -75,13 +78,21 @@ class Queue {
     Task task;
   };
 
+  // The worker's core holds the lines of a slot that it has emptied. Asking for those of a later
+  // slot now takes that wait (three lines, about 100 ns) out of a later call.
+  static constexpr uint64_t kAhead = 4;
+  static void fetch_for_writing(const Slot& slot) {
+    const char* line = reinterpret_cast<const char*>(&slot);
+    for (int i = 0; i < 3; ++i) asm volatile("prefetchw %0" : : "m"(line[64 * i]));
+  }
+
   void wake_worker();
 
   Slot slots_[kCapacity];
   alignas(64) std::atomic<uint64_t> tail_{0};
   alignas(64) std::atomic<uint64_t> completed_{0};
   alignas(64) std::atomic<uint32_t> asleep_{0};
-  alignas(64) std::atomic<uint32_t> waiters_{0};
+  alignas(64) std::atomic<uint64_t> wake_at_{UINT64_MAX};  // the lowest ticket somebody sleeps for
   std::atomic<uint32_t> finished_{0};  // counts wake-ups of waiters: the word they sleep on
   bool stopped_ = false;               // the worker's own
 };

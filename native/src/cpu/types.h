@@ -26,8 +26,8 @@ inline float to_float(f16 x) {
   if (magnitude >= 0x0400u)  // normal: rebias 15 to 127
     return std::bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
   // subnormal: magnitude * 2^-24 is exact in f32
-  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(static_cast<float>(magnitude) *
-                                                              0x1p-24f));
+  return std::bit_cast<float>(sign |
+                              std::bit_cast<uint32_t>(static_cast<float>(magnitude) * 0x1p-24f));
 }
 
 template <typename T>

@@ -5,8 +5,8 @@ using namespace gatun;
 
 extern "C" {
 
-gatun_status gatun_gelu_forward(gatun_stream stream, const gatun_tensor* y_,
-                                const gatun_tensor* x_, int32_t erf) {
+gatun_status gatun_gelu_forward(gatun_stream stream, const gatun_tensor* y_, const gatun_tensor* x_,
+                                int32_t erf) {
   return guard([&] {
     Call call(Op::gelu_forward, stream);
     GeluForward args;

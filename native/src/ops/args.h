@@ -55,11 +55,25 @@ struct Philox {
 // Whether the i-th gradient destination is added to.
 inline bool adds(uint32_t accumulate, int i) { return (accumulate >> i & 1u) != 0; }
 
-struct Fill { View out; double value; };
-struct Copy { View out, src; };
-struct Random { View out; double a, b; Philox philox; };  // uniform: low, high; normal: mean, std
-struct Add { View out, a, b; };
-struct Increment { View out; int64_t by; };
+struct Fill {
+  View out;
+  double value;
+};
+struct Copy {
+  View out, src;
+};
+struct Random {
+  View out;
+  double a, b;  // uniform: low, high; normal: mean, std
+  Philox philox;
+};
+struct Add {
+  View out, a, b;
+};
+struct Increment {
+  View out;
+  int64_t by;
+};
 
 struct MatMul {
   View out, a, b, bias, preactivation;
@@ -67,30 +81,62 @@ struct MatMul {
   int32_t epilogue;
   float alpha;
 };
-struct BiasBackward { View dbias, dy; uint32_t accumulate; };
+struct BiasBackward {
+  View dbias, dy;
+  uint32_t accumulate;
+};
 
-struct LayerNormForward { View y, sum, mean, rstd, x, residual, weight, bias; double eps; };
+struct LayerNormForward {
+  View y, sum, mean, rstd, x, residual, weight, bias;
+  double eps;
+};
 struct LayerNormBackward {
   View dx, dweight, dbias, dy, x, mean, rstd, weight;
   uint32_t accumulate;
 };
 
-struct EmbeddingForward { View out, ids, table, positions, start; };
-struct EmbeddingBackward { View dtable, dpositions, dout, ids, start; uint32_t accumulate; };
+struct EmbeddingForward {
+  View out, ids, table, positions, start;
+};
+struct EmbeddingBackward {
+  View dtable, dpositions, dout, ids, start;
+  uint32_t accumulate;
+};
 
-struct GeluForward { View y, x; bool erf; };
-struct GeluBackward { View dx, dy, x; bool erf; uint32_t accumulate; };
-struct Dropout { View y, x; double p; Philox philox; uint32_t accumulate; };
+struct GeluForward {
+  View y, x;
+  bool erf;
+};
+struct GeluBackward {
+  View dx, dy, x;
+  bool erf;
+  uint32_t accumulate;
+};
+struct Dropout {
+  View y, x;
+  double p;
+  Philox philox;
+  uint32_t accumulate;
+};
 
-struct AttentionForward { View out, lse, q, k, v, lengths; bool causal; float scale; };
+struct AttentionForward {
+  View out, lse, q, k, v, lengths;
+  bool causal;
+  float scale;
+};
 struct AttentionBackward {
   View dq, dk, dv, dout, out, lse, q, k, v, lengths;
   bool causal;
   float scale;
   uint32_t accumulate;
 };
-struct KvAppend { View k_pages, v_pages, k, v, page_table, lengths; };
-struct AttentionDecode { View out, q, k_pages, v_pages, page_table, lengths; float scale; };
+struct KvAppend {
+  View k_pages, v_pages, k, v, page_table, lengths;
+};
+struct AttentionDecode {
+  View out, q, k_pages, v_pages, page_table, lengths;
+  float scale;
+};
 
 struct CrossEntropy {
   View loss, row_losses, logits, targets, factor;
@@ -99,7 +145,11 @@ struct CrossEntropy {
   bool write_gradient, accumulate;
 };
 
-struct GlobalNorm { View norm, factor; std::vector<View> tensors; double max_norm; };
+struct GlobalNorm {
+  View norm, factor;
+  std::vector<View> tensors;
+  double max_norm;
+};
 struct AdamW {
   std::vector<View> weights, gradients, m, v, copies;  // copies: empty, or one each (maybe absent)
   std::vector<float> decay;
@@ -107,7 +157,9 @@ struct AdamW {
   double beta1, beta2, eps;
 };
 
-struct ArgMax { View out, logits; };
+struct ArgMax {
+  View out, logits;
+};
 struct Sample {
   View out, logprobs, logits;
   float temperature, top_p, min_p;

@@ -183,8 +183,7 @@ gatun_status gatun_kv_append(gatun_stream stream, const gatun_tensor* k_pages_,
     call.floating({k});
     call.rank(k, 4, 4);
     call.same(v, k);
-    const Pages pages =
-        check_pages(call, k_pages, v_pages, page_table, k->shape[0], k->shape[3]);
+    const Pages pages = check_pages(call, k_pages, v_pages, page_table, k->shape[0], k->shape[3]);
     if (k->shape[1] != pages.kv_heads)
       call.error("k is %s, k_pages is %s: %lld and %lld heads", ShapeText(args.k).text,
                  ShapeText(args.k_pages).text, static_cast<long long>(k->shape[1]),
@@ -213,15 +212,13 @@ gatun_status gatun_attention_decode(gatun_stream stream, const gatun_tensor* out
     call.floating({q});
     call.rank(q, 4, 4);
     call.same(out, q);
-    const Pages pages =
-        check_pages(call, k_pages, v_pages, page_table, q->shape[0], q->shape[3]);
+    const Pages pages = check_pages(call, k_pages, v_pages, page_table, q->shape[0], q->shape[3]);
     check_groups(call, q, pages.kv_heads);
     check_lengths(call, lengths, q->shape[0]);
     args.scale = scale_or_default(call, scale, q->shape[3]);
     // The lengths are on the device: work and traffic are those of full pages, an upper bound.
-    const double pairs =
-        static_cast<double>(q->shape[0] * q->shape[1] * q->shape[2]) *
-        static_cast<double>(pages.capacity);
+    const double pairs = static_cast<double>(q->shape[0] * q->shape[1] * q->shape[2]) *
+                         static_cast<double>(pages.capacity);
     call.submit(args, 4 * pairs * static_cast<double>(q->shape[3]));
   });
 }

@@ -28,8 +28,8 @@ int64_t dtype_size(int32_t dtype) {
 ShapeText::ShapeText(const int64_t* shape, int rank) {
   int at = std::snprintf(text, sizeof text, "[");
   for (int i = 0; i < rank && at < static_cast<int>(sizeof text); ++i)
-    at += std::snprintf(text + at, sizeof text - static_cast<size_t>(at), i == 0 ? "%lld" : ", %lld",
-                        static_cast<long long>(shape[i]));
+    at += std::snprintf(text + at, sizeof text - static_cast<size_t>(at),
+                        i == 0 ? "%lld" : ", %lld", static_cast<long long>(shape[i]));
   if (at < static_cast<int>(sizeof text))
     std::snprintf(text + at, sizeof text - static_cast<size_t>(at), "]");
 }
@@ -78,9 +78,10 @@ Operand Call::resolve(const char* base_name, const gatun_tensor* tensor, View& v
     error("%s %p is not aligned to %zu bytes", name().text, static_cast<const void*>(tensor),
           alignof(gatun_tensor));
   if (tensor->struct_size != sizeof(gatun_tensor))
-    error("%s->struct_size is %u, this library's is %zu: caller and library were built with "
-          "different gatun.h",
-          name().text, tensor->struct_size, sizeof(gatun_tensor));
+    error(
+        "%s->struct_size is %u, this library's is %zu: caller and library were built with "
+        "different gatun.h",
+        name().text, tensor->struct_size, sizeof(gatun_tensor));
   // One copy: the caller's struct may be changed by another thread meanwhile.
   const int32_t dtype = tensor->dtype, rank = tensor->rank;
   const int64_t size = dtype_size(dtype);
@@ -140,11 +141,12 @@ Operand Call::resolve(const char* base_name, const gatun_tensor* tensor, View& v
     error("%s has offset_bytes %lld, a multiple of %lld (%s) from 0 up is wanted", name().text,
           static_cast<long long>(offset), static_cast<long long>(size), dtype_name(dtype));
   if (needed > buffer.bytes || offset > buffer.bytes - needed)
-    error("%s has shape %s and strides %s of %s at byte %lld and reaches %lld bytes further, its "
-          "buffer has %lld bytes",
-          name().text, ShapeText(view).text, ShapeText(view.stride, rank).text, dtype_name(dtype),
-          static_cast<long long>(offset), static_cast<long long>(needed),
-          static_cast<long long>(buffer.bytes));
+    error(
+        "%s has shape %s and strides %s of %s at byte %lld and reaches %lld bytes further, its "
+        "buffer has %lld bytes",
+        name().text, ShapeText(view).text, ShapeText(view.stride, rank).text, dtype_name(dtype),
+        static_cast<long long>(offset), static_cast<long long>(needed),
+        static_cast<long long>(buffer.bytes));
   const auto address = reinterpret_cast<uintptr_t>(buffer.address) + static_cast<uintptr_t>(offset);
   if (needed > 0 && address % static_cast<uintptr_t>(size) != 0)
     error("%s lies at address %p, which is not a multiple of %lld (%s)", name().text,
@@ -187,8 +189,7 @@ Operand Call::optional_destination(const char* name, const gatun_tensor* tensor,
   if (tensor == nullptr) return {&view, name, index};
   return destination(name, tensor, view, index);
 }
-Operand Call::optional_source(const char* name, const gatun_tensor* tensor, View& view,
-                              int index) {
+Operand Call::optional_source(const char* name, const gatun_tensor* tensor, View& view, int index) {
   if (tensor == nullptr) return {&view, name, index};
   return source(name, tensor, view, index);
 }
@@ -245,8 +246,7 @@ void Call::rank(const Operand& operand, int lowest, int highest) {
 }
 
 void Call::shape(const Operand& operand, const int64_t* wanted, int rank, const char* why) {
-  if (operand && (operand->rank != rank ||
-                  !std::equal(wanted, wanted + rank, operand->shape)))
+  if (operand && (operand->rank != rank || !std::equal(wanted, wanted + rank, operand->shape)))
     error("%s is %s, %s is wanted %s", NameText(operand).text, ShapeText(*operand.view).text,
           ShapeText(wanted, rank).text, why);
 }

@@ -69,8 +69,7 @@ class Call {
   // The same for arguments that may be null.
   Operand optional_destination(const char* name, const gatun_tensor* tensor, View& view,
                                int index = -1);
-  Operand optional_source(const char* name, const gatun_tensor* tensor, View& view,
-                          int index = -1);
+  Operand optional_source(const char* name, const gatun_tensor* tensor, View& view, int index = -1);
   // A source whose strides may be 0.
   Operand repeating_source(const char* name, const gatun_tensor* tensor, View& view);
   // A tensor that is read and written.
@@ -83,9 +82,10 @@ class Call {
   const Args& options(const char* name, const Args* args) {
     check_pointer(name, args, alignof(Args));
     if (args->struct_size != sizeof(Args))
-      error("%s->struct_size is %u, this library's is %zu: caller and library were built with "
-            "different gatun.h",
-            name, args->struct_size, sizeof(Args));
+      error(
+          "%s->struct_size is %u, this library's is %zu: caller and library were built with "
+          "different gatun.h",
+          name, args->struct_size, sizeof(Args));
     return *args;
   }
   // An array of `count` elements.
@@ -154,13 +154,15 @@ class Call {
   };
   static constexpr int kInline = 16;
 
-  Operand resolve(const char* name, const gatun_tensor* tensor, View& view, int index,
-                  bool written, bool repeats);
+  Operand resolve(const char* name, const gatun_tensor* tensor, View& view, int index, bool written,
+                  bool repeats);
   void check_pointer(const char* name, const void* pointer, size_t alignment);
   void check_overlaps();
   void check_pair(const Extent& a, const Extent& b);
   void submit_erased(void* args, double flops, double extra_bytes);
-  Extent& extent(int i) { return i < kInline ? inline_[i] : more_[static_cast<size_t>(i - kInline)]; }
+  Extent& extent(int i) {
+    return i < kInline ? inline_[i] : more_[static_cast<size_t>(i - kInline)];
+  }
   void add(const Extent& extent);
 
   const Op op_;

@@ -50,9 +50,9 @@ gatun_status gatun_embedding_forward(gatun_stream stream, const gatun_tensor* ou
     call.same_dtype(table, out);
     call.same_dtype(positions, out);
     // of the tables only the rows that are named
-    call.submit(args, positions ? elements_of(args.out) : 0,
-                bytes_of(args.out) * (positions ? 2 : 1) - bytes_of(args.table) -
-                    bytes_of(args.positions));
+    call.submit(
+        args, positions ? elements_of(args.out) : 0,
+        bytes_of(args.out) * (positions ? 2 : 1) - bytes_of(args.table) - bytes_of(args.positions));
   });
 }
 

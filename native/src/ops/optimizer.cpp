@@ -48,8 +48,8 @@ gatun_status gatun_adamw(gatun_stream stream, const gatun_adamw_args* options) {
     const gatun_adamw_args& chosen = call.options("args", options);
     const int32_t count = chosen.count;
     check_count(call, "args->count", count);
-    for (const auto& [name, beta] : {std::pair("args->beta1", chosen.beta1),
-                                     std::pair("args->beta2", chosen.beta2)})
+    for (const auto& [name, beta] :
+         {std::pair("args->beta1", chosen.beta1), std::pair("args->beta2", chosen.beta2)})
       if (!(beta >= 0 && beta < 1)) call.error("%s is %g, a value in [0, 1) is wanted", name, beta);
     call.finite("args->eps", chosen.eps);
     if (chosen.eps < 0) call.error("args->eps is %g, below 0", chosen.eps);
@@ -91,8 +91,7 @@ gatun_status gatun_adamw(gatun_stream stream, const gatun_adamw_args* options) {
         call.same_shape(copy, weight);
       }
       if (!std::isfinite(decay[i]))
-        call.error("decay[%d] is %g, a finite number is wanted", at,
-                   static_cast<double>(decay[i]));
+        call.error("decay[%d] is %g, a finite number is wanted", at, static_cast<double>(decay[i]));
       elements += elements_of(args.weights[i]);
       // weights, m and v are read, too
       extra += 3 * bytes_of(args.weights[i]);

@@ -59,8 +59,9 @@ gatun_status gatun_copy(gatun_stream stream, const gatun_tensor* out_, const gat
     const Operand src = call.repeating_source("src", src_, args.src);
     call.same_shape(src, out);
     if (!casts(src->dtype, out->dtype))
-      call.error("src is %s, out is %s: casts are between f32, f16 and bf16, and between i32 and i64",
-                 dtype_name(src->dtype), dtype_name(out->dtype));
+      call.error(
+          "src is %s, out is %s: casts are between f32, f16 and bf16, and between i32 and i64",
+          dtype_name(src->dtype), dtype_name(out->dtype));
     call.submit(args, 0);
   });
 }
