@@ -1,0 +1,82 @@
+// What the machine offers beyond C++: every inline-PTX wrapper and every warp collective that the
+// kernels use, each with a device body and a host body, and nowhere else. Under g++ the host's SIMT
+// runtime (simt.h, on the include path of whoever runs kernels without a GPU) gives the CUDA names
+// (threadIdx, __syncthreads, …) their meaning.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+#include <vector_types.h>
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+
+#define UNROLL _Pragma("unroll")
+
+// The block's dynamic shared memory as one struct; launch() asks for sizeof(Type).
+#define SMEM(Type, name)                                        \
+  extern __shared__ __align__(16) unsigned char shared_bytes[]; \
+  Type& name = *reinterpret_cast<Type*>(shared_bytes)
+
+namespace gatun::kernels {
+
+// 16 bytes of global memory at an address aligned to 16. Volatile: a row may be stored to the
+// address that it was loaded from, and the two must keep their order.
+__device__ __forceinline__ uint4 ld128(const void* address) {
+  uint4 v;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(__cvta_generic_to_global(address)));
+  return v;
+}
+
+__device__ __forceinline__ void st128(void* address, uint4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
+// The value of the lane whose number differs by `mask`; all 32 lanes take part.
+__device__ __forceinline__ float shuffle_xor(float value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+__device__ __forceinline__ float as_float(uint32_t bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ uint32_t as_bits(float value) { return __float_as_uint(value); }
+
+}  // namespace gatun::kernels
+
+#else
+
+#include <bit>
+#include <cstring>
+
+#include "simt.h"
+
+#define UNROLL
+#define SMEM(Type, name) Type& name = simt::shared<Type>()
+
+namespace gatun::kernels {
+
+inline uint4 ld128(const void* address) {
+  simt::check_aligned(address, 16);
+  uint4 v;
+  std::memcpy(&v, address, sizeof v);
+  return v;
+}
+
+inline void st128(void* address, uint4 v) {
+  simt::check_aligned(address, 16);
+  std::memcpy(address, &v, sizeof v);
+}
+
+inline float shuffle_xor(float value, int mask) { return simt::shuffle_xor(value, mask); }
+
+inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline uint32_t as_bits(float value) { return std::bit_cast<uint32_t>(value); }
+
+}  // namespace gatun::kernels
+
+#endif

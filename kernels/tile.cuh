@@ -1,0 +1,163 @@
+// What kernels share: vectors of elements as f32, sums over a warp and over a group of threads, the
+// address of a row, the launch of a kernel.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "launch.cuh"
+#include "ptx.cuh"
+#include "rows.h"
+
+namespace gatun::kernels {
+
+// ---- elements ----
+
+template <typename T>
+constexpr int kVector = 16 / sizeof(T);  // elements of one 16-byte access
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __half from_float<__half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// Two elements in one 32-bit word, and one.
+__device__ __forceinline__ void unpack(uint32_t word, float (&v)[1], float) {
+  v[0] = as_float(word);
+}
+__device__ __forceinline__ void unpack(uint32_t word, float (&v)[2], __half) {
+  __half2_raw raw;
+  raw.x = static_cast<unsigned short>(word & 0xffffu);
+  raw.y = static_cast<unsigned short>(word >> 16);
+  const float2 pair = __half22float2(__half2(raw));
+  v[0] = pair.x;
+  v[1] = pair.y;
+}
+__device__ __forceinline__ void unpack(uint32_t word, float (&v)[2], __nv_bfloat16) {
+  v[0] = as_float(word << 16);
+  v[1] = as_float(word & 0xffff0000u);
+}
+__device__ __forceinline__ uint32_t pack(const float (&v)[1], float) { return as_bits(v[0]); }
+__device__ __forceinline__ uint32_t pack(const float (&v)[2], __half) {
+  const __half2_raw raw = __floats2half2_rn(v[0], v[1]);
+  return raw.x | static_cast<uint32_t>(raw.y) << 16;
+}
+__device__ __forceinline__ uint32_t pack(const float (&v)[2], __nv_bfloat16) {
+  const __nv_bfloat162_raw raw = __floats2bfloat162_rn(v[0], v[1]);
+  return raw.x | static_cast<uint32_t>(raw.y) << 16;
+}
+
+template <typename T>
+__device__ __forceinline__ void unpack(uint4 words, float* v) {
+  constexpr int kEach = kVector<T> / 4;
+  const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+  UNROLL for (int i = 0; i < 4; ++i) {
+    float part[kEach];
+    unpack(word[i], part, T());
+    UNROLL for (int j = 0; j < kEach; ++j) v[i * kEach + j] = part[j];
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ uint4 pack(const float* v) {
+  constexpr int kEach = kVector<T> / 4;
+  uint32_t word[4];
+  UNROLL for (int i = 0; i < 4; ++i) {
+    float part[kEach];
+    UNROLL for (int j = 0; j < kEach; ++j) part[j] = v[i * kEach + j];
+    word[i] = pack(part, T());
+  }
+  return {word[0], word[1], word[2], word[3]};
+}
+
+// kCount elements to f32: by 16-byte accesses, or one by one where kCount is 1.
+template <int kCount, typename T>
+__device__ __forceinline__ void load_values(const T* p, float* v) {
+  if constexpr (kCount == 1) {
+    v[0] = to_float(*p);
+  } else {
+    static_assert(kCount % kVector<T> == 0, "a whole number of 16-byte accesses");
+    UNROLL for (int i = 0; i < kCount; i += kVector<T>) unpack<T>(ld128(p + i), v + i);
+  }
+}
+
+template <int kCount, typename T>
+__device__ __forceinline__ void store_values(T* p, const float* v) {
+  if constexpr (kCount == 1) {
+    *p = from_float<T>(v[0]);
+  } else {
+    static_assert(kCount % kVector<T> == 0, "a whole number of 16-byte accesses");
+    UNROLL for (int i = 0; i < kCount; i += kVector<T>) st128(p + i, pack<T>(v + i));
+  }
+}
+
+// The value that a T would hold.
+template <typename T>
+__device__ __forceinline__ float rounded(float x) {
+  return to_float(from_float<T>(x));
+}
+
+// ---- sums ----
+
+// Every lane receives the sum over its warp, always added in the same tree.
+__device__ __forceinline__ float warp_sum(float v) {
+  UNROLL for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
+  return v;
+}
+
+// Sums of kCount values over groups of kThreads threads: a warp, or the whole block. Successive
+// sums alternate between two halves of `parts`, so each needs one barrier only: a thread writes a
+// half again after a barrier that every reader of it has passed.
+template <int kThreads, int kCount>
+struct GroupParts {
+  float part[2][kCount][kThreads / 32];
+};
+
+template <int kThreads, int kCount>
+__device__ __forceinline__ void group_sum(float (&v)[kCount], GroupParts<kThreads, kCount>& parts,
+                                          int& phase) {
+  UNROLL for (int i = 0; i < kCount; ++i) v[i] = warp_sum(v[i]);
+  if constexpr (kThreads > 32) {
+    float(*part)[kThreads / 32] = parts.part[phase];
+    phase ^= 1;
+    if (threadIdx.x % 32 == 0)
+      UNROLL for (int i = 0; i < kCount; ++i) part[i][threadIdx.x / 32] = v[i];
+    __syncthreads();
+    UNROLL for (int i = 0; i < kCount; ++i) {
+      v[i] = 0.f;
+      UNROLL for (int warp = 0; warp < kThreads / 32; ++warp) v[i] += part[i][warp];
+    }
+  }
+}
+
+// ---- rows ----
+
+// Offset in elements of a row of one operand.
+template <int kOperands>
+__device__ __forceinline__ int64_t row_offset(const RowLayout<kOperands>& layout, int operand,
+                                              int64_t row) {
+  if (layout.rank == 1) return row * layout.stride[operand][0];
+  int64_t offset = 0;
+  for (int d = 0; d < layout.rank; ++d) {
+    offset += row % layout.shape[d] * layout.stride[operand][d];
+    row /= layout.shape[d];
+  }
+  return offset;
+}
+
+}  // namespace gatun::kernels

@@ -1,0 +1,363 @@
+// Runs kernels/layer_norm.cu on the host (simt.h) against float64, for every tile and element type,
+// ragged and strided. Usage: layer_norm_kernel_test [seed]
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "../../../kernels/layer_norm.cu"
+
+namespace {
+
+using namespace gatun::kernels;
+
+unsigned seed = 20261125;
+std::mt19937 generator;
+int failures = 0;
+int checks = 0;
+
+const char* name(ElementType type) {
+  return type == ElementType::kF32 ? "f32" : type == ElementType::kF16 ? "f16" : "bf16";
+}
+double precision(ElementType type) {
+  return type == ElementType::kF32 ? 0x1p-24 : type == ElementType::kF16 ? 0x1p-11 : 0x1p-8;
+}
+
+// Rows of elements at an address aligned to 16 (or 2 elements past one), with canaries between and
+// around them.
+struct Matrix {
+  ElementType type;
+  int64_t rows, columns, inner, inner_stride, outer_stride;
+  std::vector<uint4> memory;
+  char* data;
+  static constexpr int64_t kMargin = 64;
+
+  // `inner` rows with one stride, then a larger step: two leading dimensions.
+  Matrix(ElementType t, int64_t r, int64_t c, int64_t inner_rows, int64_t gap, bool misaligned)
+      : type(t), rows(r), columns(c), inner(inner_rows), inner_stride(c + gap) {
+    outer_stride = inner * inner_stride + 2 * gap;
+    const int64_t bytes = ((rows + inner - 1) / inner * outer_stride + 16) * 4 + 2 * kMargin;
+    memory.resize(static_cast<size_t>(bytes / 16 + 1));
+    std::memset(memory.data(), 0xA5, memory.size() * 16);
+    data = reinterpret_cast<char*>(memory.data()) + kMargin + (misaligned ? 2 * size() : 0);
+  }
+  int64_t size() const { return type == ElementType::kF32 ? 4 : 2; }
+  int64_t offset(int64_t row) const {
+    return row / inner * outer_stride + row % inner * inner_stride;
+  }
+  void* at(int64_t row, int64_t column) const { return data + (offset(row) + column) * size(); }
+  double get(int64_t row, int64_t column) const {
+    const void* p = at(row, column);
+    switch (type) {
+      case ElementType::kF32:
+        return *static_cast<const float*>(p);
+      case ElementType::kF16:
+        return __half2float(*static_cast<const __half*>(p));
+      default:
+        return __bfloat162float(*static_cast<const __nv_bfloat16*>(p));
+    }
+  }
+  void set(int64_t row, int64_t column, double value) const {
+    const float x = static_cast<float>(value);
+    void* p = at(row, column);
+    switch (type) {
+      case ElementType::kF32:
+        *static_cast<float*>(p) = x;
+        return;
+      case ElementType::kF16:
+        *static_cast<__half*>(p) = __float2half_rn(x);
+        return;
+      default:
+        *static_cast<__nv_bfloat16*>(p) = __float2bfloat16_rn(x);
+    }
+  }
+  Matrix& random(double scale, double shift) {
+    std::normal_distribution<double> normal(shift, scale);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) set(r, c, normal(generator));
+    return *this;
+  }
+  template <int kOperands>
+  void describe(RowLayout<kOperands>& layout, int operand) const {
+    layout.stride[operand][0] = inner_stride;
+    layout.stride[operand][1] = outer_stride;
+  }
+  // What lies outside of the elements, to be compared after a run.
+  std::vector<unsigned char> outside() const {
+    const auto* all = reinterpret_cast<const unsigned char*>(memory.data());
+    std::vector<unsigned char> bytes(all, all + memory.size() * 16);
+    for (int64_t r = 0; r < rows; ++r)
+      std::memset(bytes.data() +
+                      (static_cast<char*>(at(r, 0)) - reinterpret_cast<const char*>(memory.data())),
+                  0, static_cast<size_t>(columns * size()));
+    return bytes;
+  }
+};
+
+struct Case {
+  ElementType type, parameter_type;
+  int64_t rows, columns;
+  bool gaps, misaligned, residual;
+  std::string text() const {
+    return std::string(name(type)) + "/" + name(parameter_type) + " " + std::to_string(rows) + "x" +
+           std::to_string(columns) + (gaps ? " gaps" : "") + (misaligned ? " misaligned" : "") +
+           (residual ? " residual" : "");
+  }
+};
+
+template <typename Truth>
+void compare(const char* what, const Case& c, const Matrix& had, double size, Truth truth) {
+  ++checks;
+  // f32 arithmetic on numbers of this size, then one rounding to the type
+  for (int64_t r = 0; r < had.rows; ++r)
+    for (int64_t i = 0; i < had.columns; ++i) {
+      const double wanted = truth(r, i);
+      const double tolerance =
+          8 * 0x1p-24 * size + 2 * precision(had.type) * std::fabs(wanted) + 1e-7 * size;
+      if (!(std::fabs(had.get(r, i) - wanted) <= tolerance)) {
+        if (++failures <= 20)
+          std::fprintf(stderr,
+                       "FAILED (seed %u) %s %s [%lld,%lld]: had %.9g, wanted %.9g within %.3g\n",
+                       seed, what, c.text().c_str(), static_cast<long long>(r),
+                       static_cast<long long>(i), had.get(r, i), wanted, tolerance);
+        return;
+      }
+    }
+}
+
+void unchanged(const char* what, const Case& c, const Matrix& m,
+               const std::vector<unsigned char>& before) {
+  ++checks;
+  if (m.outside() != before && ++failures <= 20)
+    std::fprintf(stderr, "FAILED (seed %u) %s %s: wrote outside of the elements\n", seed, what,
+                 c.text().c_str());
+}
+
+void run(const Case& c) {
+  const int64_t inner = c.rows % 2 == 0 ? 2 : 1;
+  const int64_t gap = c.gaps ? (c.misaligned ? 3 : 16) : 0;
+  const auto matrix = [&](ElementType type, int64_t rows, int64_t columns) {
+    return Matrix(type, rows, columns, rows == c.rows ? inner : 1, rows == c.rows ? gap : 0,
+                  c.misaligned);
+  };
+  const auto statistic = [&] { return Matrix(ElementType::kF32, c.rows, 1, inner, gap, false); };
+  Matrix x = matrix(c.type, c.rows, c.columns), residual = x, sum = x, y = x, dy = x, dx = x;
+  // copies of a Matrix point to the first one's memory
+  for (Matrix* m : {&residual, &sum, &y, &dy, &dx})
+    m->data = reinterpret_cast<char*>(m->memory.data()) +
+              (x.data - reinterpret_cast<char*>(x.memory.data()));
+  Matrix weight = matrix(c.parameter_type, 1, c.columns),
+         bias = matrix(c.parameter_type, 1, c.columns);
+  Matrix mean = statistic(), rstd = statistic();
+  x.random(1.5, generator() % 3 == 0 ? 10 : 0);
+  residual.random(1, 0);
+  weight.random(0.3, 1);
+  bias.random(0.3, 0);
+  dy.random(0.5, 0);
+  dx.random(1, 0);
+
+  std::vector<double> input(static_cast<size_t>(c.rows * c.columns)), means, rstds;
+  for (int64_t r = 0; r < c.rows; ++r) {
+    double total = 0, squares = 0;
+    for (int64_t i = 0; i < c.columns; ++i) {
+      if (c.residual) {
+        sum.set(r, i,
+                static_cast<double>(static_cast<float>(x.get(r, i)) +
+                                    static_cast<float>(residual.get(r, i))));
+        input[static_cast<size_t>(r * c.columns + i)] = sum.get(r, i);
+        sum.set(r, i, NAN);
+      } else {
+        input[static_cast<size_t>(r * c.columns + i)] = x.get(r, i);
+      }
+      total += input[static_cast<size_t>(r * c.columns + i)];
+    }
+    means.push_back(total / static_cast<double>(c.columns));
+    for (int64_t i = 0; i < c.columns; ++i)
+      squares += std::pow(input[static_cast<size_t>(r * c.columns + i)] - means.back(), 2);
+    rstds.push_back(1 / std::sqrt(squares / static_cast<double>(c.columns) + 1e-5));
+  }
+  double largest_rstd = 1;
+  for (double r : rstds) largest_rstd = std::max(largest_rstd, r);
+  const auto in = [&](int64_t r, int64_t i) {
+    return input[static_cast<size_t>(r * c.columns + i)];
+  };
+  const auto xhat = [&](int64_t r, int64_t i) {
+    return (in(r, i) - means[static_cast<size_t>(r)]) * rstds[static_cast<size_t>(r)];
+  };
+
+  const bool in_place = c.residual && generator() % 2;
+  Matrix& stored = in_place ? residual : sum;
+  LayerNormForward f = {};
+  f.x = x.data;
+  f.weight = weight.data;
+  f.bias = bias.data;
+  f.y = y.data;
+  f.mean = reinterpret_cast<float*>(mean.data);
+  f.rstd = reinterpret_cast<float*>(rstd.data);
+  if (c.residual) {
+    f.residual = residual.data;
+    f.sum = stored.data;
+  }
+  f.columns = static_cast<int>(c.columns);
+  f.eps = 1e-5f;
+  f.layout.rows = c.rows;
+  // one dimension where the strides allow it, as the host merges them
+  f.layout.rank = gap == 0 || inner == 1 ? 1 : 2;
+  f.layout.shape[0] = f.layout.rank == 1 ? c.rows : inner;
+  f.layout.shape[1] = c.rows / inner;
+  const auto describe = [&](auto& layout, int operand, const Matrix& m) {
+    m.describe(layout, operand);
+    if (layout.rank == 1 && inner == 1) layout.stride[operand][0] = m.outer_stride;
+  };
+  describe(f.layout, LayerNormForward::kX, x);
+  describe(f.layout, LayerNormForward::kResidual, residual);
+  describe(f.layout, LayerNormForward::kY, y);
+  describe(f.layout, LayerNormForward::kSum, stored);
+  describe(f.layout, LayerNormForward::kMean, mean);
+  describe(f.layout, LayerNormForward::kRstd, rstd);
+  const auto y_before = y.outside(), sum_before = stored.outside(), mean_before = mean.outside();
+  if (layer_norm_forward(nullptr, c.type, c.parameter_type, f) != cudaSuccess) {
+    ++failures;
+    std::fprintf(stderr, "FAILED %s: forward was refused\n", c.text().c_str());
+    return;
+  }
+  double size = 1;
+  for (int64_t r = 0; r < c.rows; ++r)
+    for (int64_t i = 0; i < c.columns; ++i)
+      size = std::max(size, (std::fabs(in(r, i)) + 1) * rstds[static_cast<size_t>(r)] * 2);
+  compare("y", c, y, size,
+          [&](int64_t r, int64_t i) { return xhat(r, i) * weight.get(0, i) + bias.get(0, i); });
+  compare("mean", c, mean, size, [&](int64_t r, int64_t) { return means[static_cast<size_t>(r)]; });
+  compare("rstd", c, rstd, size * largest_rstd,
+          [&](int64_t r, int64_t) { return rstds[static_cast<size_t>(r)]; });
+  if (c.residual) compare("sum", c, stored, 0, in);
+  unchanged("y", c, y, y_before);
+  unchanged("sum", c, stored, sum_before);
+  unchanged("mean", c, mean, mean_before);
+
+  Matrix normalised = x;
+  normalised.data = reinterpret_cast<char*>(normalised.memory.data()) +
+                    (x.data - reinterpret_cast<char*>(x.memory.data()));
+  for (int64_t r = 0; r < c.rows; ++r) {
+    for (int64_t i = 0; i < c.columns; ++i) normalised.set(r, i, in(r, i));
+    mean.set(r, 0, means[static_cast<size_t>(r)]);
+    rstd.set(r, 0, rstds[static_cast<size_t>(r)]);
+  }
+  const bool over_dy = generator() % 2;
+  Matrix dweight = matrix(c.parameter_type, 1, c.columns),
+         dbias = matrix(ElementType::kF32, 1, c.columns);
+  dweight.random(1, 0);
+  dbias.random(1, 0);
+  LayerNormBackward b = {};
+  b.add_dx = !over_dy && generator() % 2;
+  b.add_dweight = generator() % 2;
+  b.add_dbias = generator() % 2;
+  const int missing = static_cast<int>(generator() % 5);
+  std::vector<double> upstream, old_dx, old_dweight, old_dbias;
+  for (int64_t r = 0; r < c.rows; ++r)
+    for (int64_t i = 0; i < c.columns; ++i) {
+      upstream.push_back(dy.get(r, i));
+      old_dx.push_back(b.add_dx ? dx.get(r, i) : 0);
+    }
+  for (int64_t i = 0; i < c.columns; ++i) {
+    old_dweight.push_back(b.add_dweight ? dweight.get(0, i) : 0);
+    old_dbias.push_back(b.add_dbias ? dbias.get(0, i) : 0);
+  }
+  Matrix& into = over_dy ? dy : dx;
+  b.dx = missing == 0 ? nullptr : into.data;
+  b.dweight = missing == 1 ? nullptr : dweight.data;
+  b.dbias = missing == 2 ? nullptr : dbias.data;
+  b.dy = dy.data;
+  b.x = normalised.data;
+  b.mean = reinterpret_cast<float*>(mean.data);
+  b.rstd = reinterpret_cast<float*>(rstd.data);
+  b.weight = weight.data;
+  b.dweight_type = c.parameter_type;
+  b.dbias_type = ElementType::kF32;
+  b.columns = static_cast<int>(c.columns);
+  b.layout.rows = c.rows;
+  b.layout.rank = f.layout.rank;
+  b.layout.shape[0] = f.layout.shape[0];
+  b.layout.shape[1] = f.layout.shape[1];
+  describe(b.layout, LayerNormBackward::kDx, into);
+  describe(b.layout, LayerNormBackward::kDy, dy);
+  describe(b.layout, LayerNormBackward::kX, normalised);
+  describe(b.layout, LayerNormBackward::kMean, mean);
+  describe(b.layout, LayerNormBackward::kRstd, rstd);
+  constexpr int kMultiprocessors = 1;  // few blocks, so that each has several rows
+  std::vector<float> partials(
+      layer_norm_backward_scratch_bytes(c.type, c.parameter_type, b, kMultiprocessors) / 4 + 1,
+      NAN);
+  b.partials = partials.data();
+  const float canary = 12345.f;
+  partials.back() = canary;
+  const auto dx_before = into.outside(), dweight_before = dweight.outside();
+  if (layer_norm_backward(nullptr, c.type, c.parameter_type, b, kMultiprocessors) != cudaSuccess) {
+    ++failures;
+    std::fprintf(stderr, "FAILED %s: backward was refused\n", c.text().c_str());
+    return;
+  }
+  const auto g = [&](int64_t r, int64_t i) {
+    return upstream[static_cast<size_t>(r * c.columns + i)];
+  };
+  std::vector<double> g_means, gx_means;
+  for (int64_t r = 0; r < c.rows; ++r) {
+    double g_total = 0, gx_total = 0;
+    for (int64_t i = 0; i < c.columns; ++i) {
+      g_total += g(r, i) * weight.get(0, i);
+      gx_total += g(r, i) * weight.get(0, i) * xhat(r, i);
+    }
+    g_means.push_back(g_total / static_cast<double>(c.columns));
+    gx_means.push_back(gx_total / static_cast<double>(c.columns));
+  }
+  if (missing != 0)
+    compare("dx", c, into, size * size * 4 * largest_rstd, [&](int64_t r, int64_t i) {
+      const size_t row = static_cast<size_t>(r);
+      return old_dx[static_cast<size_t>(r * c.columns + i)] +
+             rstds[row] * (g(r, i) * weight.get(0, i) - g_means[row] - xhat(r, i) * gx_means[row]);
+    });
+  const double column_size = size * 2 * static_cast<double>(c.rows);
+  if (missing != 1)
+    compare("dweight", c, dweight, column_size, [&](int64_t, int64_t i) {
+      double total = old_dweight[static_cast<size_t>(i)];
+      for (int64_t r = 0; r < c.rows; ++r) total += g(r, i) * xhat(r, i);
+      return total;
+    });
+  if (missing != 2)
+    compare("dbias", c, dbias, column_size, [&](int64_t, int64_t i) {
+      double total = old_dbias[static_cast<size_t>(i)];
+      for (int64_t r = 0; r < c.rows; ++r) total += g(r, i);
+      return total;
+    });
+  unchanged("dx", c, into, dx_before);
+  unchanged("dweight", c, dweight, dweight_before);
+  ++checks;
+  if (partials.back() != canary) {
+    ++failures;
+    std::fprintf(stderr, "FAILED %s: wrote beyond its scratch\n", c.text().c_str());
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1) seed = static_cast<unsigned>(std::strtoul(argv[1], nullptr, 10));
+  std::printf("seed %u\n", seed);
+  generator.seed(seed);
+  simt::order.seed(seed);
+  constexpr ElementType kTypes[] = {ElementType::kF32, ElementType::kF16, ElementType::kBf16};
+  for (ElementType type : kTypes)
+    for (ElementType parameter_type : {type, ElementType::kF32})
+      for (int64_t columns : {1, 3, 8, 16, 64, 100, 512, 520, 768, 1001, 2048, 2056, 8192, 8200})
+        for (int variant = 0; variant < 3; ++variant) {
+          const int64_t some[] = {1, 2, 5, 18, 40};
+          const int64_t rows = columns > 2048 ? some[generator() % 3] : some[generator() % 5];
+          run({type, parameter_type, rows, columns, variant > 0, variant == 2,
+               generator() % 2 == 0});
+        }
+  // no rows: the parameter gradients are zeroed
+  run({ElementType::kF32, ElementType::kF32, 0, 64, false, false, false});
+  std::printf("%d checks, %d failures\n", checks, failures);
+  return failures == 0 ? 0 : 1;
+}
