@@ -5,8 +5,8 @@ import java.util.List;
 import java.util.Locale;
 
 /**
- * One line chart as inline SVG: series over a shared horizontal axis, which may carry a second scale
- * on top. Colours come from the page's classes {@code s0, s1, …}.
+ * One line chart as inline SVG: series over a shared horizontal axis, which may carry a second
+ * scale on top. Colours come from the page's classes {@code s0, s1, …}.
  *
  * @param label of the vertical axis
  * @param topLabel of the upper scale; "" for none
@@ -41,7 +41,8 @@ record Chart(
     String svg() {
         var all = series.stream().flatMap(s -> s.points().stream()).toList();
         double x1 = all.stream().mapToDouble(Point::x).max().orElse(1);
-        double[] ys = all.stream().mapToDouble(Point::y).filter(Double::isFinite).sorted().toArray();
+        double[] ys =
+                all.stream().mapToDouble(Point::y).filter(Double::isFinite).sorted().toArray();
         double y0 = ys.length == 0 ? 0 : ys[0];
         double y1 = ys.length == 0 ? 1 : ys[(int) ((ys.length - 1) * (1 - OUTLIERS))];
         if (Double.isFinite(reference)) {
@@ -53,8 +54,9 @@ record Chart(
         y1 = Math.max(y0 + step, Math.ceil(y1 / step) * step);
 
         var svg = new StringBuilder();
-        svg.append("<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">".formatted(
-                WIDTH, HEIGHT, Report.escape(label)));
+        svg.append(
+                "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">"
+                        .formatted(WIDTH, HEIGHT, Report.escape(label)));
         for (int i = 0; y0 + i * step <= y1 + step / 2; i++) {
             double y = y0 + i * step;
             double at = y(y, y0, y1);

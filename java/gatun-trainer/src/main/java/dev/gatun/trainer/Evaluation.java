@@ -89,7 +89,6 @@ public final class Evaluation {
                 ops.reset();
             }
         }
-        return new Result(
-                nats / targets, nats / Math.log(2) / Math.max(1, bytes), targets, bytes);
+        return new Result(nats / targets, nats / Math.log(2) / Math.max(1, bytes), targets, bytes);
     }
 }

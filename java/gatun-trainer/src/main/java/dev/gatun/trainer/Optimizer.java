@@ -1,8 +1,8 @@
 package dev.gatun.trainer;
 
 import dev.gatun.kernels.AdamW;
-import dev.gatun.kernels.Device;
 import dev.gatun.kernels.DType;
+import dev.gatun.kernels.Device;
 import dev.gatun.kernels.GlobalNorm;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Parameter;
@@ -47,8 +47,7 @@ public final class Optimizer implements AutoCloseable {
             ops.fill(v, 0);
             moments.put(p.name() + ".exp_avg", m);
             moments.put(p.name() + ".exp_avg_sq", v);
-            (p.decayed() ? decayed : undecayed)
-                    .add(new AdamW.Entry(weight, gradient, m, v, null));
+            (p.decayed() ? decayed : undecayed).add(new AdamW.Entry(weight, gradient, m, v, null));
         }
         this.groups =
                 List.of(

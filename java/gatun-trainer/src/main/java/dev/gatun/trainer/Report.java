@@ -61,13 +61,12 @@ public record Report(
 
     /** Writes {@code report.html}; the file is complete or as it was before. */
     public static void write(Path outputDir, Report report) throws IOException {
-        AtomicFile.write(
-                outputDir.resolve(NAME), report.html().getBytes(StandardCharsets.UTF_8));
+        AtomicFile.write(outputDir.resolve(NAME), report.html().getBytes(StandardCharsets.UTF_8));
     }
 
     /**
-     * How well {@code gzip -9} packs the same text, each document by itself, in bits per UTF-8 byte:
-     * a yardstick that everyone knows.
+     * How well {@code gzip -9} packs the same text, each document by itself, in bits per UTF-8
+     * byte: a yardstick that everyone knows.
      */
     public static double gzipBitsPerByte(List<String> documents) {
         long packed = 0;
@@ -143,11 +142,8 @@ public record Report(
                                 List.of(new Chart.Series("learning rate", points(steps, "lr")))));
         if (!samples.isEmpty()) {
             html.append("<h2>What it writes</h2>");
-            samples.forEach(
-                    (prompt, text) ->
-                            html.append(
-                                    "<pre><b>%s</b>%s</pre>"
-                                            .formatted(escape(prompt), escape(text))));
+            samples.forEach((prompt, text) ->
+                    html.append("<pre><b>%s</b>%s</pre>".formatted(escape(prompt), escape(text))));
         }
         html.append("<h2>Settings</h2>").append(table(settings));
         html.append("<h2>Machine</h2>").append(table(machine));
@@ -170,8 +166,7 @@ public record Report(
         for (JsonNode line : lines) {
             if (line.path(field).isNumber()) {
                 points.add(
-                        new Chart.Point(
-                                line.path("step").asDouble(), line.path(field).asDouble()));
+                        new Chart.Point(line.path("step").asDouble(), line.path(field).asDouble()));
             }
         }
         return points;
@@ -187,11 +182,9 @@ public record Report(
 
     private static String table(Map<String, String> rows) {
         var table = new StringBuilder("<table>");
-        rows.forEach(
-                (name, value) ->
-                        table.append(
-                                "<tr><td>%s</td><td>%s</td></tr>"
-                                        .formatted(escape(name), escape(value))));
+        rows.forEach((name, value) ->
+                table.append(
+                        "<tr><td>%s</td><td>%s</td></tr>".formatted(escape(name), escape(value))));
         return table.append("</table>").toString();
     }
 

@@ -21,8 +21,7 @@ public interface Schedule {
     /** Warm-up, then linear to 0 at step T. */
     static Schedule linear(long warmup, long total) {
         return afterWarmup(
-                warmup,
-                step -> Math.max(0, (double) (total - step) / Math.max(1, total - warmup)));
+                warmup, step -> Math.max(0, (double) (total - step) / Math.max(1, total - warmup)));
     }
 
     /** Warm-up, then half a cosine to 0 at step T. */
@@ -156,8 +155,7 @@ public interface Schedule {
     }
 
     private static Schedule afterWarmup(long warmup, Schedule rest) {
-        return step ->
-                step < warmup ? (double) step / Math.max(1, warmup) : rest.factor(step);
+        return step -> step < warmup ? (double) step / Math.max(1, warmup) : rest.factor(step);
     }
 
     private static double progress(long step, long warmup, long total) {

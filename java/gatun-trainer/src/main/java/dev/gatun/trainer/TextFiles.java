@@ -63,7 +63,8 @@ public record TextFiles(List<Document> train, List<Document> validation) {
             }
             return documents;
         } catch (IOException e) {
-            throw new UncheckedIOException("%s: cannot be read: %s".formatted(path, e.getMessage()), e);
+            throw new UncheckedIOException(
+                    "%s: cannot be read: %s".formatted(path, e.getMessage()), e);
         }
     }
 

@@ -39,8 +39,7 @@ import java.util.TreeMap;
  * @param elapsedSeconds from the first step, pauses between processes left out
  * @param arguments {@link TrainingArguments#toMap} of the run
  */
-record TrainState(
-        long step, long maxSteps, double elapsedSeconds, Map<String, Object> arguments) {
+record TrainState(long step, long maxSteps, double elapsedSeconds, Map<String, Object> arguments) {
     private static final System.Logger LOG = System.getLogger(TrainState.class.getName());
     private static final ObjectMapper JSON =
             new ObjectMapper().enable(SerializationFeature.INDENT_OUTPUT);
@@ -129,7 +128,8 @@ record TrainState(
         root.path("gatun")
                 .path("arguments")
                 .properties()
-                .forEach(e -> arguments.put(e.getKey(), JSON.convertValue(e.getValue(), Object.class)));
+                .forEach(e ->
+                        arguments.put(e.getKey(), JSON.convertValue(e.getValue(), Object.class)));
         return new TrainState(
                 root.path("global_step").asLong(),
                 root.path("max_steps").asLong(-1),
@@ -137,7 +137,9 @@ record TrainState(
                 arguments);
     }
 
-    /** Puts the weights and moments of a checkpoint in place of those of a model and its optimizer. */
+    /**
+     * Puts the weights and moments of a checkpoint in place of those of a model and its optimizer.
+     */
     void restore(Path folder, CausalLm model, Optimizer optimizer) throws IOException {
         try (Safetensors weights = Safetensors.open(folder.resolve("model.safetensors"));
                 Safetensors moments = Safetensors.open(folder.resolve(OPTIMIZER))) {
@@ -152,7 +154,8 @@ record TrainState(
     private static void load(Safetensors file, String name, Tensor into) {
         if (!file.entries().containsKey(name)) {
             throw new IllegalArgumentException(
-                    "%s: has no %s: it is not a checkpoint of this model".formatted(file.name(), name));
+                    "%s: has no %s: it is not a checkpoint of this model"
+                            .formatted(file.name(), name));
         }
         float[] values = file.toFloats(name);
         if (values.length != into.elements()) {
@@ -201,7 +204,9 @@ record TrainState(
     private static long stepOf(Path folder) {
         String name = String.valueOf(folder.getFileName());
         String digits = name.startsWith(PREFIX) ? name.substring(PREFIX.length()) : "";
-        return !digits.isEmpty() && digits.length() < 18 && digits.chars().allMatch(Character::isDigit)
+        return !digits.isEmpty()
+                        && digits.length() < 18
+                        && digits.chars().allMatch(Character::isDigit)
                 ? Long.parseLong(digits)
                 : -1;
     }

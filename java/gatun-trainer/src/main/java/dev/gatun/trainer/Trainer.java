@@ -68,11 +68,10 @@ public final class Trainer {
             throws IOException {
         Path checkpoint =
                 TrainState.newest(args.outputDir())
-                        .orElseThrow(
-                                () ->
-                                        new IllegalArgumentException(
-                                                "%s: no checkpoint to resume from"
-                                                        .formatted(args.outputDir())));
+                        .orElseThrow(() ->
+                                new IllegalArgumentException(
+                                        "%s: no checkpoint to resume from"
+                                                .formatted(args.outputDir())));
         return start(checkpoint, data, validation, listener);
     }
 
@@ -128,7 +127,8 @@ public final class Trainer {
         }
 
         void timed(double seconds, long newTokens) {
-            stepSeconds = stepSeconds == 0 ? seconds : stepSeconds + NEWEST * (seconds - stepSeconds);
+            stepSeconds =
+                    stepSeconds == 0 ? seconds : stepSeconds + NEWEST * (seconds - stepSeconds);
             trainSeconds += seconds;
             tokens += newTokens;
         }
@@ -176,7 +176,8 @@ public final class Trainer {
 
             run.loss = loss;
             run.timed(
-                    seconds(stepBegin), window.stream().mapToLong(batch -> batch.ids().length).sum());
+                    seconds(stepBegin),
+                    window.stream().mapToLong(batch -> batch.ids().length).sum());
             double doneBefore = done(run, run.step - 1, stepBegin);
             planByTheClock(run);
             listener.stepped(
@@ -246,7 +247,9 @@ public final class Trainer {
         return -1;
     }
 
-    /** With {@code maxMinutes}: how many steps there will be, as far as the speed up to now tells. */
+    /**
+     * With {@code maxMinutes}: how many steps there will be, as far as the speed up to now tells.
+     */
     private void planByTheClock(Run run) {
         if (!byTheClock() || run.maxSteps < 0 && run.step < MEASURED_STEPS) {
             return;
@@ -284,22 +287,25 @@ public final class Trainer {
         var state = new TrainState(run.step, run.maxSteps, run.elapsed(), args.toMap());
         Path folder =
                 state.save(
-                        args.outputDir(), model, optimizer, epoch(run, data), args.saveTotalLimit());
+                        args.outputDir(),
+                        model,
+                        optimizer,
+                        epoch(run, data),
+                        args.saveTotalLimit());
         run.checkpoint = Optional.of(folder);
         listener.saved(run.step, folder);
     }
 
     private void refuseOtherArguments(Path checkpoint, TrainState state) {
         args.toMap()
-                .forEach(
-                        (name, wanted) -> {
-                            Object had = state.arguments().get(name);
-                            if (!String.valueOf(wanted).equals(String.valueOf(had))) {
-                                throw new IllegalArgumentException(
-                                        "%s was trained with %s %s, now it is %s: the same arguments resume a run"
-                                                .formatted(checkpoint, name, had, wanted));
-                            }
-                        });
+                .forEach((name, wanted) -> {
+                    Object had = state.arguments().get(name);
+                    if (!String.valueOf(wanted).equals(String.valueOf(had))) {
+                        throw new IllegalArgumentException(
+                                "%s was trained with %s %s, now it is %s: the same arguments resume a run"
+                                        .formatted(checkpoint, name, had, wanted));
+                    }
+                });
     }
 
     private String divergence(Run run, double loss, double norm, double rate) {

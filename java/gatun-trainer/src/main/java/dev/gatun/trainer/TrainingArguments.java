@@ -67,7 +67,8 @@ public final class TrainingArguments implements Cloneable {
     }
 
     public TrainingArguments perDeviceTrainBatchSize(int rows) {
-        return with(a -> a.perDeviceTrainBatchSize = (int) positive("perDeviceTrainBatchSize", rows));
+        return with(
+                a -> a.perDeviceTrainBatchSize = (int) positive("perDeviceTrainBatchSize", rows));
     }
 
     /** Rows of a batch of an evaluation. */
@@ -85,10 +86,8 @@ public final class TrainingArguments implements Cloneable {
     }
 
     public TrainingArguments gradientAccumulationSteps(int batches) {
-        return with(
-                a ->
-                        a.gradientAccumulationSteps =
-                                (int) positive("gradientAccumulationSteps", batches));
+        return with(a ->
+                a.gradientAccumulationSteps = (int) positive("gradientAccumulationSteps", batches));
     }
 
     /** How often all data is seen, where neither {@code maxSteps} nor {@code maxMinutes} is set. */
@@ -152,12 +151,11 @@ public final class TrainingArguments implements Cloneable {
     }
 
     public TrainingArguments adam(double beta1, double beta2, double epsilon) {
-        return with(
-                a -> {
-                    a.adamBeta1 = fraction("adamBeta1", beta1);
-                    a.adamBeta2 = fraction("adamBeta2", beta2);
-                    a.adamEpsilon = positive("adamEpsilon", epsilon);
-                });
+        return with(a -> {
+            a.adamBeta1 = fraction("adamBeta1", beta1);
+            a.adamBeta2 = fraction("adamBeta2", beta2);
+            a.adamEpsilon = positive("adamEpsilon", epsilon);
+        });
     }
 
     /** The L2 norm that all gradients together are clipped to; 0: not at all. */
@@ -231,7 +229,9 @@ public final class TrainingArguments implements Cloneable {
         return with(a -> a.saveTotalLimit = (int) positive("saveTotalLimit", checkpoints));
     }
 
-    /** All settings that change what is computed, by name: what a checkpoint stores and compares. */
+    /**
+     * All settings that change what is computed, by name: what a checkpoint stores and compares.
+     */
     public Map<String, Object> toMap() {
         var map = new LinkedHashMap<String, Object>();
         map.put("per_device_train_batch_size", perDeviceTrainBatchSize);
