@@ -7,7 +7,10 @@ import dev.gatun.kernels.Device;
 import dev.gatun.kernels.GatunException;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Tensor;
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -354,6 +357,30 @@ class GenerateTest {
                         .isEqualTo(bytes.decode(ids, true));
             }
         }
+    }
+
+    /** The program of the README. */
+    @Test
+    void tenLinesAreEnough(@TempDir Path parent) throws IOException {
+        Path folder = parent.resolve("gpt2");
+        Tokenizer bytes = byteTokenizer(Files.createDirectory(parent.resolve("bytes")));
+        try (Gpt2 made =
+                Gpt2.create(Gpt2Config.of(bytes.vocabSize(), 128, 1, 1, 8), device, 1, bytes)) {
+            made.save(folder);
+        }
+        var console = System.out;
+        var captured = new ByteArrayOutputStream();
+        System.setOut(new PrintStream(captured, true, StandardCharsets.UTF_8));
+        try (var device = Device.best();
+                var model = Models.open(folder.toString(), device)) {
+            model.generate(
+                    "The future of Java is",
+                    GenerationConfig.of().maxNewTokens(64).temperature(0.8f).topP(0.95f).seed(7),
+                    System.out::print);
+        } finally {
+            System.setOut(console);
+        }
+        assertThat(captured.toString(StandardCharsets.UTF_8)).isNotEmpty();
     }
 
     /** A byte-level tokenizer without merges. */
