@@ -5,6 +5,7 @@
 #   GATUN_STAGE   what the jars are packed from  GATUN_DNNL   oneDNN's headers and libraries
 #   GATUN_CUDA    on, off, auto (on where nvcc is found) or keep (what the last configure chose)
 #   GATUN_STRICT  on: warnings are errors        GATUN_SKIP_TESTS  true: leave the tests unbuilt
+#   GATUN_TESTS_RUN  always, or changed: only if something changed since they last passed
 #   GATUN_SKIP    true: build nothing, pack what an earlier build left
 set -euo pipefail
 
@@ -100,7 +101,17 @@ stage() {
 
 run_tests() {
     [ "$GATUN_SKIP_TESTS" != true ] || return 0
+    local passed=$GATUN_BUILD/tests-passed
+    # The libraries, the tests and what CMake says of them are as they were when all passed.
+    if [ "$GATUN_TESTS_RUN" = changed ] && [ -e "$passed" ] &&
+        [ -z "$(find "$GATUN_BUILD"/*.so "$GATUN_BUILD/test" -newer "$passed" -type f \
+            ! -path '*/Testing/*' -print -quit)" ]; then
+        echo "gatun-native: nothing changed since the native tests passed; mvn verify runs them again"
+        return 0
+    fi
+    rm -f "$passed"
     ctest --test-dir "$GATUN_BUILD" --output-on-failure
+    touch "$passed"
 }
 
 case ${1:-} in
