@@ -12,6 +12,8 @@ import java.util.List;
  */
 public final class Evaluation {
     /**
+     * What was measured.
+     *
      * @param loss mean nats per target
      * @param bitsPerByte the nats of all targets / ln 2 / the UTF-8 bytes that these targets decode
      *     to; an end-of-text target costs its nats and adds no bytes

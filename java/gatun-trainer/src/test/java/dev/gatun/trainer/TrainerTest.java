@@ -1,5 +1,6 @@
 package dev.gatun.trainer;
 
+import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
@@ -250,7 +251,7 @@ class TrainerTest {
                 child(
                         List.of("sh", "-c", "ulimit -f 150; trap '' XFSZ; exec \"$@\"", "sh"),
                         folder);
-        String output = new String(child.getInputStream().readAllBytes());
+        String output = new String(child.getInputStream().readAllBytes(), UTF_8);
         assertThat(child.waitFor(1, TimeUnit.MINUTES)).isTrue();
         assertThat(child.exitValue()).as(output).isEqualTo(1);
         assertThat(output).contains("optimizer.safetensors: cannot be written");
