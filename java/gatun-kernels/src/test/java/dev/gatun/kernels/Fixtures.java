@@ -17,7 +17,7 @@ import java.util.Optional;
 
 /**
  * The reference values: {@code -Dgatun.fixtures=DIR}, else {@code ../shared/fixtures} beside the
- * repository, else none.
+ * repository, else the small set in the test resources.
  */
 public final class Fixtures {
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -27,13 +27,15 @@ public final class Fixtures {
     /** The folder of fixtures, if there is one. */
     static Optional<Path> folder() {
         String given = System.getProperty("gatun.fixtures", "");
-        if (!given.isBlank() && Files.isDirectory(Path.of(given))) {
-            return Optional.of(Path.of(given));
-        }
-        for (Path at = Path.of("").toAbsolutePath(); at != null; at = at.getParent()) {
-            Path beside = at.resolveSibling("shared").resolve("fixtures");
-            if (Files.isDirectory(beside)) {
-                return Optional.of(beside);
+        Path root = repository();
+        for (Path candidate :
+                List.of(
+                        given.isBlank()
+                                ? root.resolveSibling("shared").resolve("fixtures")
+                                : Path.of(given),
+                        root.resolve("java/gatun-kernels/src/test/resources/fixtures"))) {
+            if (Files.isDirectory(candidate)) {
+                return Optional.of(candidate);
             }
         }
         return Optional.empty();
