@@ -1,12 +1,11 @@
 package dev.gatun.transformers;
 
-import org.jspecify.annotations.Nullable;
-
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Finds added tokens in UTF-8 text: the leftmost, and of those the longest, first those that look

@@ -2,7 +2,6 @@ package dev.gatun.transformers;
 
 import dev.gatun.transformers.ByteLevelBpe.Merge;
 import dev.gatun.transformers.ByteLevelBpe.Options;
-
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;

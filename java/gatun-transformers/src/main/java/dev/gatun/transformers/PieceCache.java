@@ -1,8 +1,7 @@
 package dev.gatun.transformers;
 
-import org.jspecify.annotations.Nullable;
-
 import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
 
 /**
  * The ids of pieces seen before. Natural text repeats few pieces, so that nearly all merging is

@@ -3,10 +3,8 @@ package dev.gatun.transformers;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-
 import dev.gatun.transformers.ByteLevelBpe.Merge;
 import dev.gatun.transformers.ByteLevelBpe.Options;
-
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.charset.CharacterCodingException;

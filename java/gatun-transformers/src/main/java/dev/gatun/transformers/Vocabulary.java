@@ -1,13 +1,12 @@
 package dev.gatun.transformers;
 
-import org.jspecify.annotations.Nullable;
-
 import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.OptionalInt;
+import org.jspecify.annotations.Nullable;
 
 /** Tokens by id and ids by token; each exactly once. Ids may have gaps. */
 final class Vocabulary {
