@@ -54,7 +54,7 @@ inline vf exp2(vf x) {
   p = p * r + 2.40222424e-1f;
   p = p * r + 6.93147004e-1f;
   p = p * r + 1.f;
-  const vf y = (vf)((vi)p + ((vi)shifted << 23));
+  const vf y = (vf)((vu)p + ((vu)shifted << 23));
   return x >= splat(-126.f) ? y : larger(vf{}, x);
 }
 

@@ -371,7 +371,7 @@ void decode_many(Context& context, const AttentionDecode& op) {
 
 // From so many queries a row on the tiles are faster, though they convert keys for each head and
 // fill lanes without a query.
-constexpr int64_t kManyQueries = 8;
+constexpr int64_t kManyQueries = 6;
 
 }  // namespace
 
