@@ -7,24 +7,24 @@ import org.jspecify.annotations.Nullable;
 
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.OutputStream;
 import java.lang.foreign.MemorySegment;
+import java.net.JarURLConnection;
+import java.net.URL;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.AtomicMoveNotSupportedException;
-import java.nio.file.DirectoryNotEmptyException;
-import java.nio.file.FileAlreadyExistsException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Comparator;
 import java.util.HexFormat;
-import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Map;
+import java.util.jar.JarEntry;
 import java.util.stream.Stream;
+import java.util.zip.CRC32;
+import java.util.zip.CheckedInputStream;
 
 /**
  * Loads libgatun once and turns a status into a {@link GatunException}.
@@ -165,30 +165,65 @@ public final class Native {
         return root.resolve("gatun");
     }
 
+    /** A library in a jar, and what its content is. */
+    private record Packed(String name, URL url, long size, long crc) {
+
+        // the jar's directory has both, so that a start reads none of its 90 MB
+        static Packed of(ClassLoader loader, String name) throws IOException {
+            URL url = loader.getResource(RESOURCES + name);
+            if (url == null) {
+                throw new IOException("no resource " + RESOURCES + name);
+            }
+            if (url.openConnection() instanceof JarURLConnection jar) {
+                JarEntry entry = jar.getJarEntry();
+                return new Packed(name, url, entry.getSize(), entry.getCrc());
+            }
+            try (InputStream in = url.openStream()) {
+                CheckedInputStream checked = new CheckedInputStream(in, new CRC32());
+                long size = checked.transferTo(OutputStream.nullOutputStream());
+                return new Packed(name, url, size, checked.getChecksum().getValue());
+            }
+        }
+
+        boolean is(Path file) throws IOException {
+            if (!Files.isRegularFile(file) || Files.size(file) != size) {
+                return false;
+            }
+            try (InputStream in = Files.newInputStream(file)) {
+                CheckedInputStream checked = new CheckedInputStream(in, new CRC32());
+                checked.transferTo(OutputStream.nullOutputStream());
+                return checked.getChecksum().getValue() == crc;
+            }
+        }
+    }
+
     /**
      * Unpacks the libraries into a folder of {@code cache} that is named by their content, so that
-     * two versions or two processes never meet halfway. A complete folder is used as it is.
+     * two versions or two processes never meet halfway. A folder whose files are what they should
+     * be is used as it is.
      */
     static Path unpack(ClassLoader loader, Path cache) {
-        Map<String, byte[]> files = new LinkedHashMap<>();
         try {
+            List<Packed> files = new ArrayList<>();
             for (String name : NEEDED) {
-                files.put(name, resource(loader, name));
+                files.add(Packed.of(loader, name));
             }
             if (loader.getResource(RESOURCES + OPTIONAL) != null) {
-                files.put(OPTIONAL, resource(loader, OPTIONAL));
+                files.add(Packed.of(loader, OPTIONAL));
             }
             MessageDigest sha = MessageDigest.getInstance("SHA-256");
-            for (Map.Entry<String, byte[]> file : files.entrySet()) {
-                sha.update(file.getKey().getBytes(StandardCharsets.UTF_8));
-                sha.update(file.getValue());
+            for (Packed file : files) {
+                String line = "%s %d %08x%n".formatted(file.name, file.size, file.crc);
+                sha.update(line.getBytes(StandardCharsets.UTF_8));
             }
             Path folder = cache.resolve(HexFormat.of().formatHex(sha.digest()));
             if (!complete(folder, files)) {
                 Files.createDirectories(cache);
                 Path fresh = Files.createTempDirectory(cache, "unpack-");
-                for (Map.Entry<String, byte[]> file : files.entrySet()) {
-                    Files.write(fresh.resolve(file.getKey()), file.getValue());
+                for (Packed file : files) {
+                    try (InputStream in = file.url.openStream()) {
+                        Files.copy(in, fresh.resolve(file.name));
+                    }
                 }
                 publish(fresh, folder, files);
             }
@@ -196,8 +231,9 @@ public final class Native {
         } catch (IOException e) {
             GatunException failed =
                     unavailable(
-                            ("the native library cannot be unpacked into %s (%s): free some space"
-                                 + " there, or set XDG_CACHE_HOME or -Dgatun.library.path")
+                            ("the native library cannot be unpacked into %s (%s):"
+                                            + " free some space there, or set XDG_CACHE_HOME or"
+                                            + " -Dgatun.library.path")
                                     .formatted(cache, e));
             failed.initCause(e);
             throw failed;
@@ -206,8 +242,7 @@ public final class Native {
         }
     }
 
-    private static void publish(Path fresh, Path folder, Map<String, byte[]> files)
-            throws IOException {
+    private static void publish(Path fresh, Path folder, List<Packed> files) throws IOException {
         if (Files.isDirectory(folder) && !complete(folder, files)) {
             // damaged: move it out of the way, since a folder cannot be replaced in one step
             Path damaged = Files.createTempDirectory(folder.getParent(), "damaged-");
@@ -216,25 +251,18 @@ public final class Native {
         }
         try {
             Files.move(fresh, folder, StandardCopyOption.ATOMIC_MOVE);
-        } catch (AtomicMoveNotSupportedException e) {
-            throw e;
-        } catch (FileAlreadyExistsException | DirectoryNotEmptyException _) {
-            // another process was first: its copy has the same content
-            delete(fresh);
         } catch (IOException e) {
             delete(fresh);
+            // another process may have been first: then its copy has the same content
             if (!complete(folder, files)) {
                 throw e;
             }
         }
     }
 
-    private static boolean complete(Path folder, Map<String, byte[]> files) throws IOException {
-        for (Map.Entry<String, byte[]> file : files.entrySet()) {
-            Path there = folder.resolve(file.getKey());
-            if (!Files.isRegularFile(there)
-                    || Files.size(there) != file.getValue().length
-                    || !Arrays.equals(Files.readAllBytes(there), file.getValue())) {
+    private static boolean complete(Path folder, List<Packed> files) throws IOException {
+        for (Packed file : files) {
+            if (!file.is(folder.resolve(file.name))) {
                 return false;
             }
         }
@@ -246,15 +274,6 @@ public final class Native {
             for (Path path : all.sorted(Comparator.reverseOrder()).toList()) {
                 Files.deleteIfExists(path);
             }
-        }
-    }
-
-    private static byte[] resource(ClassLoader loader, String name) throws IOException {
-        try (InputStream in = loader.getResourceAsStream(RESOURCES + name)) {
-            if (in == null) {
-                throw new IOException("no resource " + RESOURCES + name);
-            }
-            return in.readAllBytes();
         }
     }
 

@@ -19,6 +19,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import java.util.jar.JarEntry;
+import java.util.jar.JarOutputStream;
 import java.util.stream.Stream;
 
 /** Where the library comes from, and what is said where it cannot. */
@@ -121,10 +123,12 @@ class NativeTest {
 
     @Test
     void theResourceIsUnpackedOnceIntoTheCache() throws Exception {
-        Path jar = temporary.resolve("jar");
-        Path resources = Files.createDirectories(jar.resolve(RESOURCES));
-        for (String name : List.of("libgatun.so", "libdnnl.so.3", "libgomp.so.1")) {
-            Files.copy(library().resolve(name), resources.resolve(name));
+        Path jar = temporary.resolve("libraries.jar");
+        try (JarOutputStream out = new JarOutputStream(Files.newOutputStream(jar))) {
+            for (String name : List.of("libgatun.so", "libdnnl.so.3", "libgomp.so.1")) {
+                out.putNextEntry(new JarEntry(RESOURCES + name));
+                Files.copy(library().resolve(name), out);
+            }
         }
         Path cache = temporary.resolve("cache");
         for (int run = 0; run < 2; run++) {
