@@ -275,6 +275,48 @@ void faults() {
   CHECK_OK(gatun_device_close(device));
 }
 
+// An op whose scratch does not fit is a fault with the budget's sentence; the device goes on.
+void workspace() {
+  constexpr int64_t kBudget = 8 << 20, kT = 512, kH = 4, kD = 64;
+  gatun_device device = open_cpu(kBudget);
+  gatun_stream stream;
+  CHECK_OK(gatun_stream_create(device, &stream));
+  constexpr int64_t kBytes = kH * kT * kD * 2;
+  gatun_tensor tensors[8], lse;
+  for (gatun_tensor& tensor : tensors) {
+    gatun_buffer buffer;
+    CHECK_OK(gatun_buffer_alloc(stream, kBytes, GATUN_ACTIVATIONS, &buffer));
+    tensor = tensor_of(buffer, GATUN_BF16, {1, kH, kT, kD});
+    CHECK_OK(gatun_fill(stream, &tensor, 0.5));
+  }
+  gatun_buffer buffer, rest;
+  CHECK_OK(gatun_buffer_alloc(stream, kH * kT * 4, GATUN_ACTIVATIONS, &buffer));
+  lse = tensor_of(buffer, GATUN_F32, {1, kH, kT});
+  const gatun_device_info info = info_of(device);
+  CHECK_OK(gatun_buffer_alloc(stream, kBudget - info.memory_reserved_bytes, GATUN_WEIGHTS, &rest));
+  const auto backward = [&] {
+    return gatun_attention_backward(stream, &tensors[0], &tensors[1], &tensors[2], &tensors[3],
+                                    &tensors[4], &lse, &tensors[5], &tensors[6], &tensors[7],
+                                    nullptr, 0);
+  };
+  CHECK_OK(gatun_attention_forward(stream, &tensors[4], nullptr, &tensors[5], &tensors[6],
+                                   &tensors[7], nullptr));
+  gatun_status status = gatun_stream_wait(stream);
+  CHECK(status == GATUN_OK || status == GATUN_OUT_OF_MEMORY);
+  CHECK_OK(backward());
+  CHECK_FAILS(gatun_stream_wait(stream), GATUN_OUT_OF_MEMORY,
+              "out of device memory: attention_backward needs");
+  CHECK(says("largest holders: weights"));
+  CHECK_OK(gatun_buffer_free(rest));
+  CHECK_OK(gatun_fill(stream, &lse, 0));
+  CHECK_OK(backward());
+  CHECK_OK(gatun_stream_wait(stream));
+  CHECK(info_of(device).memory_used_bytes > info.memory_used_bytes);  // the workspace is kept
+  CHECK_OK(gatun_device_trim(device));
+  CHECK(info_of(device).memory_used_bytes == info.memory_used_bytes);
+  CHECK_OK(gatun_device_close(device));
+}
+
 void profile() {
   gatun_device device = open_cpu();
   gatun_stream stream;
@@ -409,6 +451,7 @@ int main() {
   memory();
   wrapped();
   faults();
+  workspace();
   profile();
   races();
   std::printf("ok\n");
