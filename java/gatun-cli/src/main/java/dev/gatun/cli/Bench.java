@@ -7,24 +7,43 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
 
-/** {@code gatun bench}: the JMH benchmarks, on the JDK that runs this. */
+/** {@code gatun bench [JMH-ARGUMENT…]}: the JMH benchmarks, on the JDK that runs this. */
 @Command(
         name = "bench",
+        customSynopsis = "gatun bench [JMH-ARGUMENT...]",
         description = {
-            "Runs the JMH benchmarks on this JDK. What follows goes to JMH as it is:",
-            "a pattern of benchmark names, -l to list them, -h for all of JMH's options."
+            "Runs the JMH benchmarks on the JDK that runs this.",
+            "All arguments go to JMH as they are: a pattern of benchmark names (default: all), -l to",
+            "list them, -h for all of JMH's options."
         },
-        footer = {"", "Example:", "  gatun bench CallOverhead -f 1"})
+        parameterListHeading = "%nArguments:%n",
+        optionListHeading = "%nOptions:%n",
+        footer = {
+            "",
+            "Examples:",
+            "  ./gatun bench -l",
+            "  ./gatun bench CallOverhead -f 1 -wi 3 -i 5",
+        })
 final class Bench implements Callable<Integer> {
-    @Parameters(paramLabel = "JMH-ARGUMENT", description = "passed on to JMH", arity = "0..*")
+    @Parameters(paramLabel = "JMH-ARGUMENT", arity = "0..*", description = "passed on to JMH")
     private List<String> arguments = new ArrayList<>();
+
+    // no -h: that one is JMH's
+    @Option(names = "--help", usageHelp = true, description = "show this text")
+    private boolean help;
 
     @Override
     public Integer call() throws IOException, InterruptedException {
-        Path home = Path.of(System.getProperty("gatun.home", "."));
-        Path jar = home.resolve("bench/target/benchmarks.jar");
+        var process = new ProcessBuilder(command(System.getProperty("gatun.home", "."), arguments));
+        return process.inheritIO().start().waitFor() == 0 ? 0 : 1;
+    }
+
+    /** Java, this process' gatun.* settings, the jar, and what JMH shall be told. */
+    static List<String> command(String home, List<String> arguments) {
+        Path jar = Path.of(home, "bench", "target", "benchmarks.jar");
         if (!Files.exists(jar)) {
             throw new IllegalStateException(
                     "%s: not built; run: mvn -pl bench -am -DskipTests package".formatted(jar));
@@ -32,12 +51,12 @@ final class Bench implements Callable<Integer> {
         var command = new ArrayList<String>();
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
         command.add("--enable-native-access=ALL-UNNAMED");
-        String library = System.getProperty("gatun.library.path");
-        if (library != null) {
-            command.add("-Dgatun.library.path=" + library);
-        }
+        System.getProperties().stringPropertyNames().stream()
+                .filter(name -> name.startsWith("gatun."))
+                .sorted()
+                .forEach(name -> command.add("-D%s=%s".formatted(name, System.getProperty(name))));
         command.addAll(List.of("-jar", jar.toString()));
         command.addAll(arguments);
-        return new ProcessBuilder(command).inheritIO().start().waitFor() == 0 ? 0 : 1;
+        return command;
     }
 }

@@ -1,19 +1,22 @@
 package dev.gatun.cli;
 
 import dev.gatun.kernels.Device;
+import dev.gatun.trainer.Batches;
+import dev.gatun.trainer.Checkpoints;
 import dev.gatun.trainer.Evaluation;
 import dev.gatun.trainer.MetricsFile;
 import dev.gatun.trainer.Report;
 import dev.gatun.trainer.TextFiles;
 import dev.gatun.trainer.TextFiles.Document;
-import dev.gatun.trainer.Batches;
 import dev.gatun.trainer.TokenDataset;
 import dev.gatun.trainer.TrainResult;
 import dev.gatun.trainer.TrainingArguments;
 import dev.gatun.transformers.BpeTrainer;
+import dev.gatun.transformers.CausalLm;
 import dev.gatun.transformers.GenerationConfig;
 import dev.gatun.transformers.Gpt2;
 import dev.gatun.transformers.Gpt2Config;
+import dev.gatun.transformers.Models;
 import dev.gatun.transformers.Tokenizer;
 import java.io.IOException;
 import java.io.PrintWriter;
@@ -22,29 +25,41 @@ import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
+import java.util.OptionalLong;
+import java.util.Set;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
-import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 
 /** {@code gatun demo}: trains a small GPT-2 on this machine, from nothing, and lets it write. */
 @Command(
         name = "demo",
-        mixinStandardHelpOptions = true,
         sortOptions = false,
+        customSynopsis = "gatun demo [OPTION...]",
         description = {
-            "Trains a tokenizer and a small GPT-2 on this machine, shows how it learns, and lets it write.",
-            "Without --data it learns from the Java sources that come with the running JDK.",
-            "The folder then holds config.json, model.safetensors, tokenizer.json, metrics.jsonl, report.html."
+            "Trains a small GPT-2 on this machine, from nothing, and lets it write.",
+            "Without --data it learns from the Java sources that come with the running JDK; nothing is",
+            "downloaded. Afterwards --out holds config.json, model.safetensors, tokenizer.json,",
+            "metrics.jsonl (a line a step) and report.html (open it in a browser).",
+            "Ctrl-C saves a checkpoint; the same command with --resume goes on from there."
+        },
+        optionListHeading = "%nOptions:%n",
+        footer = {
+            "",
+            "Examples:",
+            "  ./gatun demo",
+            "  ./gatun demo --minutes 12 --out longer",
+            "  ./gatun demo --data books/ --minutes 60"
         })
 final class Demo implements Callable<Integer> {
     /** Enough to train on for minutes, encoded in seconds. */
@@ -53,7 +68,10 @@ final class Demo implements Callable<Integer> {
     private static final long TOKENIZER_CHARS = 12_000_000;
     private static final long VALIDATION_BYTES = 250_000;
     private static final long QUICK_TARGETS = 12_000;
+    private static final int EVALUATION_ROWS = 8;
+    private static final int SAMPLES = 3;
     private static final int SAMPLE_TOKENS = 120;
+    private static final int PROMPT_LETTERS = 24;
 
     /** Where the samples begin when the data are Java sources. */
     private static final List<String> JAVA_PROMPTS =
@@ -86,8 +104,7 @@ final class Demo implements Callable<Integer> {
         }
     }
 
-    @Spec private CommandSpec spec;
-    @Mixin private RunOptions options = new RunOptions();
+    @Spec private CommandSpec spec = CommandSpec.create();
 
     @Option(
             names = "--data",
@@ -96,17 +113,20 @@ final class Demo implements Callable<Integer> {
     private @Nullable Path data;
 
     @Option(
-            names = "--steps",
-            paramLabel = "N",
-            description = "optimizer steps, instead of a time")
-    private @Nullable Long steps;
-
-    @Option(
             names = "--minutes",
             paramLabel = "M",
             defaultValue = "3",
-            description = "minutes to train, from the first step (default: ${DEFAULT-VALUE})")
+            description =
+                    "from the first step on; many minutes train a larger model"
+                            + " (default: ${DEFAULT-VALUE})")
     private double minutes;
+
+    @Option(
+            names = "--steps",
+            paramLabel = "N",
+            description =
+                    "so many steps, however long they take; --minutes then only sizes the model")
+    private @Nullable Long steps;
 
     @Option(
             names = "--out",
@@ -114,6 +134,9 @@ final class Demo implements Callable<Integer> {
             defaultValue = "gatun-demo",
             description = "where everything is written (default: ${DEFAULT-VALUE})")
     private Path out = Path.of("gatun-demo");
+
+    @Option(names = "--resume", description = "go on where Ctrl-C stopped the same command")
+    private boolean resume;
 
     @Option(
             names = "--seed",
@@ -129,50 +152,135 @@ final class Demo implements Callable<Integer> {
             description = "write the token streams for a peer (bench/peers)")
     private @Nullable Path dump;
 
-    Demo() {
-        spec = CommandSpec.create();
-    }
+    @Mixin private RunOptions options = new RunOptions();
 
     @Override
     public Integer call() throws IOException {
-        if (!(minutes > 0) || minutes > 100_000) {
-            throw new ParameterException(
-                    spec.commandLine(), "--minutes is %s, wanted above 0".formatted(minutes));
+        var limits = new Limits(spec.commandLine());
+        limits.above("--minutes", minutes, 0, 100_000);
+        if (steps != null) {
+            limits.whole("--steps", steps, 1, 1_000_000_000);
         }
-        if (steps != null && steps < 1) {
-            throw new ParameterException(
-                    spec.commandLine(), "--steps is %d, wanted 1 or more".formatted(steps));
-        }
-        Files.createDirectories(out);
+        TrainingRun.prepare(out);
+        OptionalLong checkpoint = TrainingRun.checkpoint(out, resume);
         PrintWriter console = spec.commandLine().getOut();
         Recipe recipe = Recipe.of(minutes);
 
-        long begin = System.nanoTime();
-        List<Document> documents = data == null ? JdkSources.read() : TextFiles.read(data);
-        TextFiles text = text(documents);
-        console.printf(
-                Locale.ROOT,
-                "%s: %.1f MB to learn from, %.0f KB of %d other files to be measured on%n",
-                data == null ? JdkSources.archive() + " (java.base)" : data,
-                chars(text.train()) / 1e6,
-                chars(text.validation()) / 1e3,
-                text.validation().size());
-        console.flush();
-        Tokenizer tokenizer = tokenizer(text.train(), recipe.vocabulary);
-        var train = TokenDataset.of(texts(text.train()), tokenizer);
-        var held = TokenDataset.of(texts(text.validation()), tokenizer);
-        var evaluation = new Evaluation(held, tokenizer, 8, recipe.context);
-        console.printf(
-                Locale.ROOT,
-                "tokenizer of %d tokens trained, %,d tokens encoded in %.1f s%n",
-                tokenizer.vocabSize(),
-                train.size() + held.size(),
-                (System.nanoTime() - begin) / 1e9);
-        console.flush();
-        if (dump != null) {
-            dump(train, held, evaluation);
+        try (Device device = options.open()) {
+            say("Device", "%s", options.line(device));
+            List<Document> documents = data == null ? JdkSources.read() : TextFiles.read(data);
+            TextFiles text = text(documents);
+            say(
+                    "Data",
+                    "%s: %s to learn from, %s of %d other files to be measured on",
+                    data == null ? JdkSources.archive() + " (java.base)" : data,
+                    bytes(chars(text.train())),
+                    bytes(chars(text.validation())),
+                    text.validation().size());
+            Tokenizer tokenizer = tokenizer(text.train(), recipe.vocabulary);
+            var train = TokenDataset.of(texts(text.train()), tokenizer);
+            var held = TokenDataset.of(texts(text.validation()), tokenizer);
+            var batches = new Batches(train, recipe.batch, 1, recipe.context, seed);
+            var evaluation = new Evaluation(held, tokenizer, EVALUATION_ROWS, recipe.context);
+            if (dump != null) {
+                dump(train, held, evaluation);
+            }
+            try (CausalLm model =
+                    resume
+                            ? Models.open(Checkpoints.newest(out).orElseThrow(), device)
+                            : Gpt2.create(config(recipe, tokenizer), device, seed, tokenizer)) {
+                String size =
+                        "GPT-2 of %.1f M parameters".formatted(TrainingRun.parameters(model) / 1e6);
+                say(
+                        "Model",
+                        "%s: %d layers of width %d, context %d tokens",
+                        size,
+                        recipe.layers,
+                        recipe.dim,
+                        recipe.context);
+                TrainingArguments args = arguments(recipe);
+                say("Training", "%s; Ctrl-C stops it and saves%n", length());
+                TrainResult result =
+                        new TrainingRun(args, model, spec.commandLine())
+                                .run(
+                                        checkpoint,
+                                        batches,
+                                        evaluation.sample(QUICK_TARGETS, tokenizer));
+                if (result.stopped()) {
+                    return TrainingRun.STOPPED;
+                }
+                Evaluation.Result measured = evaluation.of(model);
+                double gzip = Report.gzipBitsPerByte(texts(text.validation()));
+                console.println();
+                say("Trained", "%s", TrainingRun.summary(result));
+                say(
+                        "Measured",
+                        "%.3f bits per byte on %s that it never saw (gzip -9 needs %.3f)",
+                        measured.bitsPerByte(),
+                        bytes(measured.bytes()),
+                        gzip);
+                Map<String, String> samples = samples(model, text.validation());
+                Report.write(
+                        out,
+                        new Report(
+                                size,
+                                MetricsFile.read(out),
+                                settings(args, recipe, device),
+                                Info.machine(),
+                                samples,
+                                gzip,
+                                measured));
+                if (result.checkpoint().isPresent()) {
+                    // of no use any more: the model itself is in the folder
+                    TrainingRun.delete(result.checkpoint().get());
+                }
+                console.println();
+                say(
+                        "Written",
+                        "%s: config.json, model.safetensors, tokenizer.json, metrics.jsonl",
+                        out);
+                say("Look at", "%s", out.resolve(Report.NAME));
+                say(
+                        "Try",
+                        "./gatun generate --model %s --prompt %s --temperature 0.8",
+                        TrainingRun.quoted(out.toString()),
+                        TrainingRun.quoted(shortest(samples.keySet())));
+                say("", "./gatun train --help");
+            }
+            options.printProfile(device, console);
         }
+        return 0;
+    }
 
+    /** A line of the log: what it is about, and what there is to say. */
+    private void say(String subject, String format, Object... values) {
+        PrintWriter console = spec.commandLine().getOut();
+        console.printf("%-10s %s%n", subject, format.formatted(values));
+        console.flush();
+    }
+
+    /** The prompt that is easiest to type. */
+    private static String shortest(Set<String> prompts) {
+        return prompts.stream()
+                .filter(prompt -> !prompt.contains("\n"))
+                .min(Comparator.comparingInt(String::length))
+                .orElse("The ");
+    }
+
+    private String length() {
+        if (steps != null) {
+            return steps == 1 ? "1 step" : "%,d steps".formatted(steps);
+        }
+        return "%s from the first step on".formatted(Progress.time(minutes * 60));
+    }
+
+    private static String bytes(long count) {
+        return count < 1_000_000
+                ? "%.1f KB".formatted(count / 1e3)
+                : "%.1f MB".formatted(count / 1e6);
+    }
+
+    private TrainingArguments arguments(Recipe recipe) {
         TrainingArguments args =
                 TrainingArguments.of(out)
                         .perDeviceTrainBatchSize(recipe.batch)
@@ -184,75 +292,18 @@ final class Demo implements Callable<Integer> {
                         .evalSteps(0.1)
                         .saveSteps(0)
                         .seed(seed);
-        args = steps == null ? args.maxMinutes(minutes) : args.maxSteps(steps);
-        Gpt2Config config =
-                Gpt2Config.of(
-                                tokenizer.vocabSize(),
-                                recipe.context,
-                                recipe.layers,
-                                recipe.heads,
-                                recipe.dim)
-                        .dropout(0)
-                        .endId(tokenizer.endOfText().orElseThrow());
-        try (Device device = options.open();
-                Gpt2 model = Gpt2.create(config, device, seed, tokenizer)) {
-            long parameters =
-                    model.parameters().stream().mapToLong(p -> p.weight().elements()).sum();
-            console.printf(
-                    Locale.ROOT,
-                    "GPT-2 of %.1f M parameters (%d layers of %d, context %d) on %s: %s%n%n",
-                    parameters / 1e6,
-                    recipe.layers,
-                    recipe.dim,
-                    recipe.context,
-                    device.name(),
-                    device.description());
-            console.flush();
-            var batches = new Batches(train, recipe.batch, 1, recipe.context, seed);
-            var run =
-                    new TrainingRun(
-                            args,
-                            model,
-                            console,
-                            "it writes with: gatun generate --model THAT-FOLDER --prompt TEXT");
-            TrainResult result =
-                    run.train(batches, evaluation.sample(QUICK_TARGETS, tokenizer));
-            if (result.stopped()) {
-                return 1;
-            }
-            Evaluation.Result measured = evaluation.of(model);
-            double gzip = Report.gzipBitsPerByte(texts(text.validation()));
-            console.printf(
-                    Locale.ROOT,
-                    "%n%,d steps in %s, %,.0f tokens/s. On %.0f KB that it never saw: %.3f bits per byte (gzip -9: %.3f)%n",
-                    result.step(),
-                    Progress.time(result.seconds()),
-                    result.tokensPerSecond(),
-                    measured.bytes() / 1e3,
-                    measured.bitsPerByte(),
-                    gzip);
-            Map<String, String> samples = samples(model, text.validation(), console);
-            Report.write(
-                    out,
-                    new Report(
-                            "GPT-2 of %.1f M parameters".formatted(parameters / 1e6),
-                            MetricsFile.read(out),
-                            settings(args, recipe, device),
-                            Info.machine(),
-                            samples,
-                            gzip,
-                            measured));
-            console.printf(
-                    "%nwritten to %s: config.json, model.safetensors, tokenizer.json, metrics.jsonl, report.html%n",
-                    out);
-            console.printf(
-                    "next: gatun generate --model %s --prompt 'public final class ' --temperature 0.8%n",
-                    out);
-            console.printf("      gatun train --help%n");
-            console.flush();
-            options.printProfile(device, console);
-        }
-        return 0;
+        return steps == null ? args.maxMinutes(minutes) : args.maxSteps(steps);
+    }
+
+    private static Gpt2Config config(Recipe recipe, Tokenizer tokenizer) {
+        return Gpt2Config.of(
+                        tokenizer.vocabSize(),
+                        recipe.context,
+                        recipe.layers,
+                        recipe.heads,
+                        recipe.dim)
+                .dropout(0)
+                .endId(tokenizer.endOfText().orElseThrow());
     }
 
     /** Training and validation text, cut to what can be encoded in seconds. */
@@ -281,20 +332,18 @@ final class Demo implements Callable<Integer> {
         return BpeTrainer.of(vocabulary).train(sample);
     }
 
-    private Map<String, String> samples(Gpt2 model, List<Document> unseen, PrintWriter console) {
-        List<String> prompts =
-                data == null
-                        ? JAVA_PROMPTS
-                        : unseen.stream()
-                                .map(d -> d.text().strip())
-                                .filter(t -> !t.isEmpty())
-                                .map(t -> t.substring(0, t.offsetByCodePoints(0, Math.min(24, t.codePointCount(0, t.length())))))
-                                .limit(JAVA_PROMPTS.size())
-                                .toList();
+    private Map<String, String> samples(CausalLm model, List<Document> unseen) {
+        PrintWriter console = spec.commandLine().getOut();
+        List<String> prompts = data == null ? JAVA_PROMPTS : prompts(unseen);
         var samples = new LinkedHashMap<String, String>();
         for (String prompt : prompts) {
             var written = new StringBuilder();
-            console.printf("%n--- %s%n%s", prompt.lines().findFirst().orElse(""), prompt);
+            console.printf(
+                    "%n--- sample %d of %d, continuing \"%s\"%n%s",
+                    samples.size() + 1,
+                    prompts.size(),
+                    prompt.strip().replaceAll("\\s+", " "),
+                    prompt);
             console.flush();
             model.generate(
                     prompt,
@@ -312,6 +361,27 @@ final class Demo implements Callable<Integer> {
             samples.put(prompt, written.toString());
         }
         return samples;
+    }
+
+    /** Three beginnings out of texts that the model never saw: of files, or of places in one. */
+    static List<String> prompts(List<Document> unseen) {
+        var prompts = new LinkedHashSet<String>();
+        for (int place = 0; place < SAMPLES; place++) {
+            for (Document document : unseen) {
+                String text = document.text();
+                int from = (int) ((long) text.length() * place / SAMPLES);
+                while (from > 0 && from < text.length() && text.charAt(from - 1) > ' ') {
+                    from++; // to the next word
+                }
+                String rest = text.substring(from).stripLeading();
+                int length = Math.min(PROMPT_LETTERS, rest.codePointCount(0, rest.length()));
+                String prompt = rest.substring(0, rest.offsetByCodePoints(0, length)).strip();
+                if (!prompt.isEmpty() && prompts.size() < SAMPLES) {
+                    prompts.add(prompt);
+                }
+            }
+        }
+        return List.copyOf(prompts);
     }
 
     private static Map<String, String> settings(

@@ -1,10 +1,12 @@
 package dev.gatun.cli;
 
 import dev.gatun.transformers.CausalLm;
+import dev.gatun.transformers.Generation;
 import dev.gatun.transformers.GenerationConfig;
 import dev.gatun.transformers.Models;
+import java.io.IOException;
 import java.io.PrintWriter;
-import java.util.Locale;
+import java.nio.charset.StandardCharsets;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
@@ -14,95 +16,118 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 
-/** {@code gatun generate}: continues a text. */
+/** {@code gatun generate --model DIR --prompt TEXT}: continues a text. */
 @Command(
         name = "generate",
-        mixinStandardHelpOptions = true,
         sortOptions = false,
+        customSynopsis = "gatun generate --model DIR|ID --prompt TEXT|- [OPTION...]",
         description = {
-            "Continues a text with a model, as it comes. The most likely token is taken each time",
-            "unless a temperature, top-k, top-p, min-p or seed asks for sampling."
+            "Continues a text with a model and prints it as it comes.",
+            "The most likely token is taken each time, unless one of --temperature, --top-k, --top-p,",
+            "--min-p or --seed asks for sampling."
         },
+        optionListHeading = "%nOptions:%n",
         footer = {
             "",
-            "Example:",
-            "  gatun generate --model gatun-demo --prompt 'public final class ' --temperature 0.8 --seed 7"
+            "Examples:",
+            "  ./gatun generate --model gatun-demo --prompt 'public final class ' --temperature 0.8",
+            "  head -c 300 Some.java | ./gatun generate --model gatun-demo --prompt - --seed 7"
         })
 final class Generate implements Callable<Integer> {
-    @Spec private CommandSpec spec;
-    @Mixin private RunOptions options = new RunOptions();
+    @Spec private CommandSpec spec = CommandSpec.create();
 
     @Option(
             names = "--model",
             required = true,
             paramLabel = "DIR|ID",
-            description = "a folder with config.json and model.safetensors, or a hub id in the local cache")
+            description = "its folder, or the id of a model in the local Hugging Face cache")
     private String model = "";
 
-    @Option(names = "--prompt", required = true, paramLabel = "TEXT", description = "what to continue")
+    @Option(
+            names = "--prompt",
+            required = true,
+            paramLabel = "TEXT|-",
+            description = "what to continue; - reads it from standard input")
     private String prompt = "";
 
     @Option(
             names = "--max-new-tokens",
             paramLabel = "N",
             defaultValue = "128",
-            description = "at most that many tokens (default: ${DEFAULT-VALUE})")
+            description = "at most so many tokens (default: ${DEFAULT-VALUE})")
     private int maxNewTokens;
 
-    @Option(names = "--temperature", paramLabel = "T", description = "sample; below 1 is more cautious")
+    @Option(
+            names = "--temperature",
+            paramLabel = "T",
+            description = "below 1 rare tokens become rarer (default when sampling: 1)")
     private @Nullable Float temperature;
 
-    @Option(names = "--top-k", paramLabel = "K", description = "sample from the K most likely tokens")
+    @Option(
+            names = "--top-k",
+            paramLabel = "K",
+            description = "only the K most likely tokens; 0: all (default when sampling: 50)")
     private @Nullable Integer topK;
 
     @Option(
             names = "--top-p",
             paramLabel = "P",
-            description = "sample from the most likely tokens of total probability P")
+            description = "only the most likely tokens that together have probability P")
     private @Nullable Float topP;
 
     @Option(
             names = "--min-p",
             paramLabel = "P",
-            description = "sample from tokens at least P times as likely as the likeliest")
+            description = "only tokens at least P times as likely as the most likely one")
     private @Nullable Float minP;
 
-    @Option(names = "--seed", paramLabel = "N", description = "sample, the same text each time")
+    @Option(
+            names = "--seed",
+            paramLabel = "N",
+            description =
+                    "the same seed draws the same text again (default: another one each time)")
     private @Nullable Long seed;
 
-    @Option(names = "--greedy", description = "the most likely token, whatever the model's own defaults")
+    @Option(
+            names = "--greedy",
+            description = "the most likely token each time, whatever the model's own settings say")
     private boolean greedy;
 
-    Generate() {
-        spec = CommandSpec.create();
-    }
+    @Mixin private RunOptions options = new RunOptions();
 
     @Override
-    public Integer call() {
+    public Integer call() throws IOException {
         GenerationConfig config = config();
+        String text =
+                prompt.equals("-")
+                        ? new String(System.in.readAllBytes(), StandardCharsets.UTF_8)
+                        : prompt;
         PrintWriter out = spec.commandLine().getOut();
         PrintWriter err = spec.commandLine().getErr();
         try (var device = options.open();
                 CausalLm lm = Models.open(model, device)) {
-            out.print(prompt);
-            out.flush();
-            var generation =
+            var unprinted = new StringBuilder(text); // until the model has accepted it
+            Generation generation =
                     lm.generate(
-                            prompt,
+                            text,
                             config,
-                            text -> {
-                                out.print(text);
+                            piece -> {
+                                out.print(unprinted.append(piece));
                                 out.flush();
+                                unprinted.setLength(0);
                             });
-            out.println();
+            out.println(unprinted);
             out.flush();
             err.printf(
-                    Locale.ROOT,
-                    "%d prompt tokens in %.0f ms, then %d tokens at %.1f tokens/s%n",
+                    "%n%d prompt tokens in %.0f ms, then %d tokens at %.1f tokens/s on %s%s%n",
                     generation.promptTokens(),
                     generation.prefillSeconds() * 1e3,
                     generation.ids().size(),
-                    generation.tokensPerSecond());
+                    generation.tokensPerSecond(),
+                    device.name(),
+                    generation.finish() == Generation.Finish.CONTEXT
+                            ? "; the model's context of %d tokens is full".formatted(lm.context())
+                            : "");
             err.flush();
             options.printProfile(device, err);
         }
@@ -110,26 +135,30 @@ final class Generate implements Callable<Integer> {
     }
 
     private GenerationConfig config() {
-        try {
-            var config = GenerationConfig.of().maxNewTokens(maxNewTokens);
-            if (temperature != null) {
-                config = config.temperature(temperature);
-            }
-            if (topK != null) {
-                config = config.topK(topK);
-            }
-            if (topP != null) {
-                config = config.topP(topP);
-            }
-            if (minP != null) {
-                config = config.minP(minP);
-            }
-            if (seed != null) {
-                config = config.seed(seed);
-            }
-            return greedy ? config.greedy() : config;
-        } catch (IllegalArgumentException e) {
-            throw new ParameterException(spec.commandLine(), String.valueOf(e.getMessage()), e);
+        var limits = new Limits(spec.commandLine());
+        if (greedy && (temperature != null || topK != null || topP != null || minP != null)) {
+            throw new ParameterException(
+                    spec.commandLine(),
+                    "--greedy takes the most likely token each time: it goes with no other sampling option");
         }
+        var config =
+                GenerationConfig.of()
+                        .maxNewTokens(limits.whole("--max-new-tokens", maxNewTokens, 1, 1_000_000));
+        if (temperature != null) {
+            config = config.temperature((float) limits.above("--temperature", temperature, 0, 100));
+        }
+        if (topK != null) {
+            config = config.topK(limits.whole("--top-k", topK, 0, 10_000_000));
+        }
+        if (topP != null) {
+            config = config.topP((float) limits.above("--top-p", topP, 0, 1));
+        }
+        if (minP != null) {
+            config = config.minP((float) limits.below("--min-p", minP, 0, 1));
+        }
+        if (seed != null) {
+            config = config.seed(seed);
+        }
+        return greedy ? config.greedy() : config;
     }
 }

@@ -15,6 +15,7 @@ import java.util.TreeSet;
 import java.util.concurrent.Callable;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
@@ -22,8 +23,11 @@ import picocli.CommandLine.Spec;
 /** {@code gatun info}: what is here, and why something is not. */
 @Command(
         name = "info",
-        mixinStandardHelpOptions = true,
-        description = "Shows the devices (and why one is not here), the processor, versions and memory.")
+        sortOptions = false,
+        customSynopsis = "gatun info [OPTION...]",
+        description =
+                "Shows the devices (and why one is not here), the processor, memory and versions.",
+        optionListHeading = "%nOptions:%n")
 final class Info implements Callable<Integer> {
     /** The features that the cpu device or oneDNN use. */
     private static final Set<String> FEATURES =
@@ -44,42 +48,41 @@ final class Info implements Callable<Integer> {
                     "amx_bf16",
                     "amx_int8");
 
-    @Spec private CommandSpec spec;
+    @Spec private CommandSpec spec = CommandSpec.create();
 
     @Option(names = "--json", description = "print one JSON object, for programs")
     private boolean json;
 
-    @Option(names = "--stacktrace", description = "show where in the program a failure came from")
-    private boolean stackTrace;
-
-    Info() {
-        spec = CommandSpec.create();
-    }
+    @Mixin private HelpOptions help = new HelpOptions();
 
     @Override
     public Integer call() throws IOException {
         PrintWriter out = spec.commandLine().getOut();
-        var facts = new LinkedHashMap<String, Object>();
-        facts.put("version", Version.of());
+        List<Device.Availability> devices = Device.available();
+        var facts = new LinkedHashMap<String, String>();
+        facts.put("gatun", Version.of());
         facts.put("native", Device.version());
-        var devices = new LinkedHashMap<String, String>();
-        for (var device : Device.available()) {
-            devices.put(device.name(), (device.here() ? "" : "no: ") + device.description());
-        }
-        facts.put("devices", devices);
         facts.putAll(machine());
         if (json) {
-            out.println(new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(facts));
+            var all = new LinkedHashMap<String, Object>(facts);
+            all.put("devices", devices);
+            out.println(
+                    new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(all));
         } else {
-            facts.forEach(
-                    (name, value) -> {
-                        if (value instanceof Map<?, ?> map) {
-                            out.println(name);
-                            map.forEach((k, v) -> out.printf("  %-12s %s%n", k, v));
-                        } else {
-                            out.printf("%-14s %s%n", name, value);
-                        }
-                    });
+            for (var device : devices) {
+                String what = device.description();
+                String own = device.name() + ": "; // a reason names its device
+                out.printf(
+                        "%-11s %s%n",
+                        device.name(),
+                        device.here()
+                                ? what
+                                : "not here: "
+                                        + (what.startsWith(own)
+                                                ? what.substring(own.length())
+                                                : what));
+            }
+            facts.forEach((name, value) -> out.printf("%-11s %s%n", name, value));
         }
         out.flush();
         return 0;
@@ -98,7 +101,9 @@ final class Info implements Callable<Integer> {
         facts.put(
                 "memory",
                 "%s, %s available"
-                        .formatted(gigabytes(meminfo, "MemTotal"), gigabytes(meminfo, "MemAvailable")));
+                        .formatted(
+                                gigabytes(meminfo, "MemTotal"),
+                                gigabytes(meminfo, "MemAvailable")));
         facts.put(
                 "java",
                 "%s %s"
@@ -126,7 +131,7 @@ final class Info implements Callable<Integer> {
     private static String gigabytes(List<String> meminfo, String name) {
         return field(meminfo, name)
                 .map(kib -> Long.parseLong(kib.replaceAll("\\D", "")) * 1024 / 1e9)
-                .map(gb -> String.format(java.util.Locale.ROOT, "%.1f GB", gb))
+                .map("%.1f GB"::formatted)
                 .orElse("unknown");
     }
 

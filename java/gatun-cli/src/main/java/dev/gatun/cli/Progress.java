@@ -4,60 +4,88 @@ import dev.gatun.trainer.Evaluation;
 import dev.gatun.trainer.TrainingListener;
 import java.io.PrintWriter;
 import java.nio.file.Path;
-import java.util.Locale;
+import me.tongfei.progressbar.ConsoleProgressBarConsumer;
+import me.tongfei.progressbar.ProgressBar;
+import org.jspecify.annotations.Nullable;
 
-/**
- * Shows a training run: one live line on a terminal, plain lines every few seconds in a pipe.
- */
-final class Progress implements TrainingListener {
-    private static final int BAR = 20;
-    private static final long LIVE_NANOS = 100_000_000L;
+/** Shows a training run: one live line on a terminal, plain lines every few seconds in a pipe. */
+final class Progress implements TrainingListener, AutoCloseable {
+    private static final int REFRESH_MILLIS = 200;
     private static final long PLAIN_NANOS = 10_000_000_000L;
+    private static final int LONGEST_BAR = 30;
+    private static final int SHORTEST_BAR = 6;
 
     private final PrintWriter out;
     private final boolean live;
-    private long shown = Long.MIN_VALUE;
-    private int width;
-    private String validation = "";
+    private @Nullable ProgressBar bar;
+    private volatile @Nullable Step newest;
+    private volatile double bitsPerByte = Double.NaN;
+    private boolean shown;
+    private long shownNanos;
 
+    /**
+     * @param live whether standard output is a terminal, where a line can be drawn anew
+     */
     Progress(PrintWriter out, boolean live) {
         this.out = out;
         this.live = live;
     }
 
-    @Override
-    public void stepped(Step step) {
-        long now = System.nanoTime();
-        boolean last = step.step() == step.maxSteps();
-        if (!last && shown != Long.MIN_VALUE && now - shown < (live ? LIVE_NANOS : PLAIN_NANOS)) {
-            return;
-        }
-        shown = now;
-        String line = line(step);
-        if (live) {
-            out.print("\r" + line + " ".repeat(Math.max(0, width - line.length())));
-            width = line.length();
-            if (last) {
-                endLine();
-            }
-        } else {
-            out.println(line);
-        }
-        out.flush();
+    /** For standard output as it is. */
+    static Progress of(PrintWriter out) {
+        return new Progress(out, System.console() != null && System.console().isTerminal());
     }
 
-    private String line(Step s) {
-        var line = new StringBuilder();
-        if (s.maxSteps() > 0) {
-            int done = (int) (BAR * s.step() / s.maxSteps());
-            line.append(live ? "█".repeat(done) + "░".repeat(BAR - done) + " " : "");
-            line.append("step %d/%d".formatted(s.step(), s.maxSteps()));
-        } else {
-            line.append("step %d".formatted(s.step()));
+    @Override
+    public void stepped(Step step) {
+        newest = step;
+        if (live) {
+            if (bar == null) {
+                bar =
+                        ProgressBar.builder()
+                                .setUpdateIntervalMillis(REFRESH_MILLIS)
+                                .setConsumer(new ConsoleProgressBarConsumer(System.out))
+                                .setRenderer((_, width) -> live(width))
+                                .build();
+            }
+            return;
         }
-        line.append(String.format(Locale.ROOT, "  loss %.3f", s.loss()));
-        line.append(validation);
-        line.append(String.format(Locale.ROOT, "  %,.0f tokens/s", s.tokensPerSecond()));
+        long now = System.nanoTime();
+        boolean last = step.step() == step.maxSteps();
+        if (last || !shown || now - shownNanos >= PLAIN_NANOS) {
+            shown = true;
+            shownNanos = now;
+            out.println(line(step, bitsPerByte, "tokens/s"));
+            out.flush();
+        }
+    }
+
+    /** The newest step, behind a bar of the width that is left. */
+    private String live(int width) {
+        Step step = newest;
+        return step == null ? "" : live(step, bitsPerByte, width);
+    }
+
+    static String live(Step step, double bitsPerByte, int width) {
+        String line = line(step, bitsPerByte, "tok/s");
+        int length = Math.min(LONGEST_BAR, width - line.length() - 1);
+        if (step.maxSteps() > 0 && length >= SHORTEST_BAR) {
+            int done = (int) (length * Math.min(step.step(), step.maxSteps()) / step.maxSteps());
+            line = "█".repeat(done) + "░".repeat(length - done) + " " + line;
+        }
+        return line.substring(0, Math.min(width, line.length()));
+    }
+
+    private static String line(Step s, double bitsPerByte, String speed) {
+        var line = new StringBuilder("step ").append(s.step());
+        if (s.maxSteps() > 0) {
+            line.append('/').append(s.maxSteps());
+        }
+        line.append("  loss %.3f".formatted(s.loss()));
+        if (!Double.isNaN(bitsPerByte)) {
+            line.append("  val %.3f bits/byte".formatted(bitsPerByte));
+        }
+        line.append("  %,.0f %s".formatted(s.tokensPerSecond(), speed));
         if (s.maxSteps() > 0) {
             double each = s.elapsedSeconds() / Math.max(1, s.step());
             line.append("  ").append(time(each * (s.maxSteps() - s.step()))).append(" left");
@@ -67,14 +95,11 @@ final class Progress implements TrainingListener {
 
     @Override
     public void evaluated(long step, Evaluation.Result result) {
-        validation = String.format(Locale.ROOT, "  validation %.3f bits/byte", result.bitsPerByte());
+        bitsPerByte = result.bitsPerByte();
         if (!live) {
             out.printf(
-                    Locale.ROOT,
                     "step %d  validation loss %.4f  %.4f bits/byte%n",
-                    step,
-                    result.loss(),
-                    result.bitsPerByte());
+                    step, result.loss(), result.bitsPerByte());
             out.flush();
         }
     }
@@ -87,15 +112,16 @@ final class Progress implements TrainingListener {
         }
     }
 
-    /** Leaves the live line standing. */
-    void endLine() {
-        if (live && width > 0) {
-            out.println();
-            width = 0;
+    /** Draws the live line a last time and leaves it standing. */
+    @Override
+    public void close() {
+        if (bar != null) {
+            bar.close();
+            bar = null;
         }
-        out.flush();
     }
 
+    /** 3:07, or 1:02:03 from an hour on. */
     static String time(double seconds) {
         long whole = Math.max(0, Math.round(seconds));
         return whole < 3600

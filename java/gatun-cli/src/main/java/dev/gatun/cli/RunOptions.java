@@ -2,26 +2,23 @@ package dev.gatun.cli;
 
 import dev.gatun.kernels.Device;
 import java.io.PrintWriter;
-import java.util.Locale;
 import org.jspecify.annotations.Nullable;
-import picocli.CommandLine;
 import picocli.CommandLine.Option;
 
 /** The options that every computing verb has. */
-final class RunOptions {
+final class RunOptions extends HelpOptions {
     @Option(
             names = "--device",
             paramLabel = "DEVICE",
+            order = 90,
             description = "cpu, cuda or cuda:N (default: cuda where there is a GPU, else cpu)")
     private @Nullable String device;
 
     @Option(
             names = "--profile",
-            description = "print at the end what each op cost: calls, time, share, GB/s, GFLOP/s")
+            order = 91,
+            description = "print what each op cost: calls, time, share, GB/s, GFLOP/s")
     private boolean profile;
-
-    @Option(names = "--stacktrace", description = "show where in the program a failure came from")
-    private boolean stackTrace;
 
     Device open() {
         Device opened = device == null ? Device.best() : Device.open(device);
@@ -29,27 +26,28 @@ final class RunOptions {
         return opened;
     }
 
-    /** Whether the failed command was asked to show where it failed. */
-    static boolean wantsStackTrace(CommandLine command) {
-        var result = command.getParseResult();
-        return result != null && result.hasMatchedOption("--stacktrace");
+    /** The device in a line: which, what it is, and why it and no other. */
+    String line(Device opened) {
+        String what = "%s: %s".formatted(opened.name(), opened.description());
+        return device == null && opened.name().equals("cpu")
+                ? "%s%n           (%s)".formatted(what, opened.reason())
+                : what;
     }
 
     /** Prints the table of {@code --profile}, if it was asked for. */
-    void printProfile(Device device, PrintWriter out) {
+    void printProfile(Device opened, PrintWriter out) {
         if (!profile) {
             return;
         }
-        var entries = device.profile();
+        var entries = opened.profile();
         double total = Math.max(1, entries.stream().mapToLong(Device.OpProfile::nanos).sum());
         out.printf(
-                "%n%-22s %10s %11s %7s %9s %10s%n",
+                "%n%-24s %10s %11s %7s %9s %10s%n",
                 "op", "calls", "ms", "share", "GB/s", "GFLOP/s");
         for (var entry : entries) {
             double nanos = Math.max(1, entry.nanos());
             out.printf(
-                    Locale.ROOT,
-                    "%-22s %,10d %,11.1f %6.1f%% %9.1f %10.1f%n",
+                    "%-24s %,10d %,11.1f %6.1f%% %9.1f %10.1f%n",
                     entry.op(),
                     entry.calls(),
                     entry.nanos() / 1e6,
@@ -57,6 +55,7 @@ final class RunOptions {
                     entry.bytes() / nanos,
                     entry.flops() / nanos);
         }
+        out.printf("%-24s %10s %,11.1f%n", "all ops", "", total / 1e6);
         out.flush();
     }
 }

@@ -1,5 +1,6 @@
 package dev.gatun.cli;
 
+import dev.gatun.trainer.Checkpoints;
 import dev.gatun.trainer.Evaluation;
 import dev.gatun.trainer.MetricsFile;
 import dev.gatun.trainer.TrainResult;
@@ -9,80 +10,133 @@ import dev.gatun.trainer.TrainingData;
 import dev.gatun.trainer.TrainingListener;
 import dev.gatun.transformers.CausalLm;
 import java.io.IOException;
-import java.io.PrintWriter;
+import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.TimeUnit;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.OptionalLong;
+import java.util.stream.Collectors;
+import picocli.CommandLine;
 
 /**
  * A training run at a console: progress, metrics.jsonl, and Ctrl-C, which saves a checkpoint and
  * says how to go on.
- *
- * @param afterStop how to go on, said after a stop
  */
-record TrainingRun(
-        TrainingArguments args, CausalLm model, PrintWriter console, String afterStop) {
-    /** How long Ctrl-C waits for the step in progress and its checkpoint. */
-    private static final long STOP_SECONDS = 120;
+record TrainingRun(TrainingArguments args, CausalLm model, CommandLine line) {
+    /** What the JVM's exit code is after Ctrl-C, and so what a stopped run returns. */
+    static final int STOPPED = 130;
 
-    TrainResult train(TrainingData data, Evaluation validation) throws IOException {
-        try (var metrics = MetricsFile.create(args.outputDir())) {
-            return run(
-                    metrics,
-                    (trainer, listener) -> trainer.train(data, validation, listener));
-        }
-    }
-
-    /** Goes on from the newest checkpoint, which has done {@code step} steps. */
-    TrainResult resume(long step, TrainingData data, Evaluation validation) throws IOException {
-        try (var metrics = MetricsFile.resume(args.outputDir(), step)) {
-            return run(
-                    metrics,
-                    (trainer, listener) -> trainer.resume(data, validation, listener));
-        }
-    }
-
-    @FunctionalInterface
-    private interface Start {
-        TrainResult run(Trainer trainer, TrainingListener listener) throws IOException;
-    }
-
-    private TrainResult run(MetricsFile metrics, Start start) throws IOException {
-        var progress = new Progress(console, System.console() != null && System.console().isTerminal());
+    /**
+     * Trains, from the newest checkpoint of {@code checkpointStep} steps or, where that is empty,
+     * from the model as it is.
+     */
+    TrainResult run(OptionalLong checkpointStep, TrainingData data, Evaluation validation)
+            throws IOException {
+        var console = line.getOut();
         var trainer = new Trainer(model, args);
-        var finished = new CountDownLatch(1);
-        var hook =
-                new Thread(
-                        () -> {
-                            trainer.requestStop();
-                            try {
-                                if (!finished.await(STOP_SECONDS, TimeUnit.SECONDS)) {
-                                    System.err.println("gatun: stopped without a checkpoint");
-                                }
-                            } catch (InterruptedException e) {
-                                Thread.currentThread().interrupt();
-                            }
-                        },
-                        "save on Ctrl-C");
-        Runtime.getRuntime().addShutdownHook(hook);
+        TrainResult result;
+        try (var metrics =
+                        checkpointStep.isPresent()
+                                ? MetricsFile.resume(args.outputDir(), checkpointStep.getAsLong())
+                                : MetricsFile.create(args.outputDir());
+                var progress = Progress.of(console);
+                var interrupt = new Interrupt(trainer)) {
+            TrainingListener both = both(progress, metrics);
+            result =
+                    checkpointStep.isPresent()
+                            ? trainer.resume(data, validation, both)
+                            : trainer.train(data, validation, both);
+        }
+        if (result.stopped()) {
+            Path checkpoint = result.checkpoint().orElseThrow();
+            console.printf(
+                    "%nStopped after step %d and saved %s.%n"
+                            + "To go on:        %s%n"
+                            + "To let it write: ./gatun generate --model %s --prompt TEXT%n",
+                    result.step(), checkpoint, resumeCommand(), quoted(checkpoint.toString()));
+            console.flush();
+        }
+        return result;
+    }
+
+    /** The command that was given, with --resume. */
+    private String resumeCommand() {
+        CommandLine root = line.getCommandSpec().root().commandLine();
+        var given = new ArrayList<>(root.getParseResult().originalArgs());
+        if (!given.contains("--resume")) {
+            given.add("--resume");
+        }
+        return "./gatun "
+                + given.stream().map(TrainingRun::quoted).collect(Collectors.joining(" "));
+    }
+
+    /** As a shell reads it back. */
+    static String quoted(String argument) {
+        return argument.matches("[\\w./=,:+-]+")
+                ? argument
+                : "'" + argument.replace("'", "'\\''") + "'";
+    }
+
+    /**
+     * Makes the output folder, and finds out before hours are spent that it cannot be written.
+     *
+     * @throws IllegalArgumentException if it cannot; the message names it and says why
+     */
+    static void prepare(Path out) {
         try {
-            TrainResult result = start.run(trainer, both(progress, metrics));
-            progress.endLine();
-            if (result.stopped()) {
-                console.printf(
-                        "%nstopped after step %d, saved %s; %s%n",
-                        result.step(), result.checkpoint().orElseThrow(), afterStop);
-                console.flush();
-            }
-            return result;
-        } finally {
-            finished.countDown();
-            try {
-                Runtime.getRuntime().removeShutdownHook(hook);
-            } catch (IllegalStateException _) {
-                // the JVM is going down: the hook is what brought us here
+            Files.createDirectories(out);
+            Files.delete(Files.createTempFile(out, ".gatun", ".tmp"));
+        } catch (IOException e) {
+            String why = Main.sentence(e);
+            String own = out + ": ";
+            throw new IllegalArgumentException(
+                    "--out %s: cannot be written: %s"
+                            .formatted(
+                                    out, why.startsWith(own) ? why.substring(own.length()) : why),
+                    e);
+        }
+    }
+
+    /**
+     * The steps of the newest checkpoint, if the run goes on from it.
+     *
+     * @throws IllegalArgumentException if there is none to go on from, or one that a new run would
+     *     mix with its own
+     */
+    static OptionalLong checkpoint(Path out, boolean resume) {
+        OptionalLong newest = Checkpoints.newestStep(out);
+        if (resume && newest.isEmpty()) {
+            throw new IllegalArgumentException("%s: no checkpoint to resume from".formatted(out));
+        }
+        if (!resume && newest.isPresent()) {
+            throw new IllegalArgumentException(
+                    "%s: holds checkpoints of an earlier run: go on with it by --resume, or name another --out"
+                            .formatted(out));
+        }
+        return newest;
+    }
+
+    /** Removes a checkpoint. */
+    static void delete(Path checkpoint) throws IOException {
+        try (var files = Files.walk(checkpoint)) {
+            for (Path path : files.sorted(Comparator.reverseOrder()).toList()) {
+                Files.delete(path);
             }
         }
+    }
+
+    static long parameters(CausalLm model) {
+        return model.parameters().stream().mapToLong(p -> p.weight().elements()).sum();
+    }
+
+    /** What was done, and how fast. */
+    static String summary(TrainResult result) {
+        return "%,d %s in %s, %,.0f tokens/s"
+                .formatted(
+                        result.step(),
+                        result.step() == 1 ? "step" : "steps",
+                        Progress.time(result.seconds()),
+                        result.tokensPerSecond());
     }
 
     private static TrainingListener both(TrainingListener first, TrainingListener second) {
