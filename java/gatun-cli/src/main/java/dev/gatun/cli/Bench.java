@@ -32,6 +32,7 @@ final class Bench implements Callable<Integer> {
     private List<String> arguments = new ArrayList<>();
 
     // no -h: that one is JMH's
+    @SuppressWarnings("UnusedVariable") // picocli sets it and acts on it
     @Option(names = "--help", usageHelp = true, description = "show this text")
     private boolean help;
 

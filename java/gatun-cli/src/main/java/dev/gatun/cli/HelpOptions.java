@@ -4,6 +4,7 @@ import picocli.CommandLine;
 import picocli.CommandLine.Option;
 
 /** The options that every verb has. */
+@SuppressWarnings("UnusedVariable") // picocli sets the fields and acts on them
 class HelpOptions {
     @Option(
             names = "--stacktrace",

@@ -15,7 +15,6 @@ import java.util.TreeSet;
 import java.util.concurrent.Callable;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
-import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
@@ -28,7 +27,7 @@ import picocli.CommandLine.Spec;
         description =
                 "Shows the devices (and why one is not here), the processor, memory and versions.",
         optionListHeading = "%nOptions:%n")
-final class Info implements Callable<Integer> {
+final class Info extends HelpOptions implements Callable<Integer> {
     /** The features that the cpu device or oneDNN use. */
     private static final Set<String> FEATURES =
             Set.of(
@@ -52,8 +51,6 @@ final class Info implements Callable<Integer> {
 
     @Option(names = "--json", description = "print one JSON object, for programs")
     private boolean json;
-
-    @Mixin private HelpOptions help = new HelpOptions();
 
     @Override
     public Integer call() throws IOException {

@@ -1,6 +1,5 @@
 package dev.gatun.cli;
 
-import java.io.IOException;
 import java.io.PrintWriter;
 import java.io.UncheckedIOException;
 import java.nio.file.AccessDeniedException;
@@ -37,18 +36,20 @@ import picocli.CommandLine.UnmatchedArgumentException;
             "",
             "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."
         },
-        subcommands = {Demo.class, Train.class, Generate.class, Info.class, Bench.class})
+        subcommands = {Demo.class, Train.class, Generate.class, Info.class})
 final class Main implements Runnable {
     private static final Logger LOG = Logger.getLogger("dev.gatun"); // held, or its level is lost
 
     @Spec private CommandSpec spec = CommandSpec.create();
 
+    @SuppressWarnings("UnusedVariable") // picocli sets it and acts on it
     @Option(
             names = {"-h", "--help"},
             usageHelp = true,
             description = "show this text")
     private boolean help;
 
+    @SuppressWarnings("UnusedVariable")
     @Option(
             names = {"-V", "--version"},
             versionHelp = true,
@@ -75,22 +76,25 @@ final class Main implements Runnable {
 
     /** Runs a command line in this process. */
     static int execute(String... args) {
-        return execute(new PrintWriter(System.out, true), new PrintWriter(System.err, true), args);
+        return execute(
+                new PrintWriter(System.out, true, System.out.charset()),
+                new PrintWriter(System.err, true, System.err.charset()),
+                args);
     }
 
     /** Runs a command line in this process, with these in place of standard output and error. */
     static int execute(PrintWriter out, PrintWriter err, String... args) {
         var line = new CommandLine(new Main());
+        line.addSubcommand(
+                new CommandLine(new Bench())
+                        .setUnmatchedOptionsArePositionalParams(true)
+                        .setStopAtPositional(true));
         line.setOut(out);
         line.setErr(err);
         line.setUsageHelpWidth(100);
         line.setUsageHelpLongOptionsMaxWidth(26);
         line.setCaseInsensitiveEnumValuesAllowed(true);
         line.setExpandAtFiles(false); // a prompt may begin with @
-        line.getSubcommands()
-                .get("bench")
-                .setUnmatchedOptionsArePositionalParams(true)
-                .setStopAtPositional(true);
         line.setParameterExceptionHandler((e, _) -> wrongUsage(e));
         line.setExecutionExceptionHandler((e, command, _) -> failed(e, command));
         try {
@@ -151,9 +155,13 @@ final class Main implements Runnable {
 
     /** What a person is told of a failure. */
     static String sentence(Throwable e) {
+        Throwable cause = e.getCause();
+        if (e instanceof UncheckedIOException
+                && cause != null
+                && cause.toString().equals(e.getMessage())) {
+            return sentence(cause); // of itself it says a class name and a path
+        }
         return switch (e) {
-            case UncheckedIOException u when u.getMessage() == null -> sentence(u.getCause());
-            case UncheckedIOException u when isOnlyCause(u) -> sentence(u.getCause());
             case NoSuchFileException f -> f.getFile() + ": no such file or folder";
             case AccessDeniedException f -> f.getFile() + ": permission denied";
             case FileAlreadyExistsException f -> f.getFile() + ": is a file";
@@ -166,11 +174,5 @@ final class Main implements Runnable {
                         : message;
             }
         };
-    }
-
-    /** Whether the message is only what Throwable makes of the cause: class name and message. */
-    private static boolean isOnlyCause(UncheckedIOException e) {
-        IOException cause = e.getCause();
-        return cause != null && cause.toString().equals(e.getMessage());
     }
 }

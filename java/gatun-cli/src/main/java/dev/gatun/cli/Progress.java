@@ -2,6 +2,7 @@ package dev.gatun.cli;
 
 import dev.gatun.trainer.Evaluation;
 import dev.gatun.trainer.TrainingListener;
+import java.io.Console;
 import java.io.PrintWriter;
 import java.nio.file.Path;
 import me.tongfei.progressbar.ConsoleProgressBarConsumer;
@@ -32,8 +33,11 @@ final class Progress implements TrainingListener, AutoCloseable {
     }
 
     /** For standard output as it is. */
+    @SuppressWarnings(
+            "SystemConsoleNull") // it is again, from JDK 25 on, where there is no terminal
     static Progress of(PrintWriter out) {
-        return new Progress(out, System.console() != null && System.console().isTerminal());
+        Console console = System.console();
+        return new Progress(out, console != null && console.isTerminal());
     }
 
     @Override

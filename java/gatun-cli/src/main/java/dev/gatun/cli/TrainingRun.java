@@ -30,6 +30,7 @@ record TrainingRun(TrainingArguments args, CausalLm model, CommandLine line) {
      * Trains, from the newest checkpoint of {@code checkpointStep} steps or, where that is empty,
      * from the model as it is.
      */
+    @SuppressWarnings("try") // the interrupt is there to be closed
     TrainResult run(OptionalLong checkpointStep, TrainingData data, Evaluation validation)
             throws IOException {
         var console = line.getOut();
