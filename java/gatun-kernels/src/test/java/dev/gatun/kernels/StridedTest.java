@@ -18,7 +18,7 @@ class StridedTest {
         Tensor run(Ops ops, Tensor x);
     }
 
-    private interface View {
+    interface View {
         Tensor of(Tensor whole);
     }
 
