@@ -104,6 +104,8 @@ typedef struct gatun_device_info {
   int64_t memory_reserved_bytes;  /* used + cached by the allocator */
   int64_t memory_peak_bytes;      /* the largest memory_used_bytes so far */
   int64_t buffers;                /* live buffer handles of this device */
+  int32_t ops;                    /* ops of this header that the device has */
+  int32_t ops_missing;            /* ops that it answers with GATUN_UNSUPPORTED */
   char name[64];                  /* "cpu", "cuda:0" */
   char description[192];          /* "Intel Xeon, AVX-512, 2 threads, oneDNN 3.13" */
 } gatun_device_info;

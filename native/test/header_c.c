@@ -22,7 +22,7 @@ AT(gatun_device_options, simd, 8);
 AT(gatun_device_options, reserved, 12);
 AT(gatun_device_options, memory_budget_bytes, 16);
 
-SIZE(gatun_device_info, 312);
+SIZE(gatun_device_info, 320);
 AT(gatun_device_info, threads, 4);
 AT(gatun_device_info, simd, 8);
 AT(gatun_device_info, sm_count, 12);
@@ -31,8 +31,10 @@ AT(gatun_device_info, memory_used_bytes, 24);
 AT(gatun_device_info, memory_reserved_bytes, 32);
 AT(gatun_device_info, memory_peak_bytes, 40);
 AT(gatun_device_info, buffers, 48);
-AT(gatun_device_info, name, 56);
-AT(gatun_device_info, description, 120);
+AT(gatun_device_info, ops, 56);
+AT(gatun_device_info, ops_missing, 60);
+AT(gatun_device_info, name, 64);
+AT(gatun_device_info, description, 128);
 
 SIZE(gatun_tensor, 128);
 AT(gatun_tensor, struct_size, 0);

@@ -253,6 +253,8 @@ gatun_status gatun_device_get_info(gatun_device handle, gatun_device_info* info)
         std::max(device.memory.reserved.load(std::memory_order_relaxed), info->memory_used_bytes);
     info->memory_peak_bytes = device.memory.peak();
     info->buffers = device.buffers.load(std::memory_order_relaxed);
+    for (const OpType& op : kOpTypes)
+      ++(op.offered(*device.backend) ? info->ops : info->ops_missing);
   });
 }
 

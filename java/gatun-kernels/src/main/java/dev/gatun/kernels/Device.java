@@ -96,13 +96,21 @@ public final class Device implements AutoCloseable {
     }
 
     /**
-     * Opens the best device of this machine: cuda where there is a GPU, else cpu. Which one and why
-     * is logged and is {@link #reason()}.
+     * Opens the best device of this machine: cuda where there is a GPU and this build has every op
+     * for it, else cpu. Which one and why is logged and is {@link #reason()}.
      */
     public static Device best() {
         Device device;
         try {
             device = open("cuda", DeviceOptions.defaults(), "there is a GPU");
+            int missing = device.missingOps();
+            if (missing > 0) {
+                String reason =
+                        "%s has no kernel yet for %d of the ops; ask for it by name to use the others"
+                                .formatted(device.name, missing);
+                device.close();
+                device = open("cpu", DeviceOptions.defaults(), reason);
+            }
         } catch (GatunException e) {
             if (e.status() == GatunException.Status.UNAVAILABLE && e.op().equals("load")) {
                 throw e;
@@ -116,6 +124,12 @@ public final class Device implements AutoCloseable {
                 device.description,
                 device.reason);
         return device;
+    }
+
+    private int missingOps() {
+        try (Arena arena = Arena.ofConfined()) {
+            return gatun_device_info.ops_missing(info(arena));
+        }
     }
 
     /** The devices that this build knows, and why one is not here. */

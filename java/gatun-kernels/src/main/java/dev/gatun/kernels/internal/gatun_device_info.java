@@ -24,6 +24,8 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  *     int64_t memory_reserved_bytes;
  *     int64_t memory_peak_bytes;
  *     int64_t buffers;
+ *     int32_t ops;
+ *     int32_t ops_missing;
  *     char name[64];
  *     char description[192];
  * }
@@ -45,6 +47,8 @@ public class gatun_device_info {
         GatunH.C_LONG.withName("memory_reserved_bytes"),
         GatunH.C_LONG.withName("memory_peak_bytes"),
         GatunH.C_LONG.withName("buffers"),
+        GatunH.C_INT.withName("ops"),
+        GatunH.C_INT.withName("ops_missing"),
         MemoryLayout.sequenceLayout(64, GatunH.C_CHAR).withName("name"),
         MemoryLayout.sequenceLayout(192, GatunH.C_CHAR).withName("description")
     ).withName("gatun_device_info");
@@ -450,6 +454,94 @@ public class gatun_device_info {
      */
     public static void buffers(MemorySegment struct, long fieldValue) {
         struct.set(buffers$LAYOUT, buffers$OFFSET, fieldValue);
+    }
+
+    private static final OfInt ops$LAYOUT = (OfInt)$LAYOUT.select(groupElement("ops"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t ops
+     * }
+     */
+    public static final OfInt ops$layout() {
+        return ops$LAYOUT;
+    }
+
+    private static final long ops$OFFSET = $LAYOUT.byteOffset(groupElement("ops"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t ops
+     * }
+     */
+    public static final long ops$offset() {
+        return ops$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t ops
+     * }
+     */
+    public static int ops(MemorySegment struct) {
+        return struct.get(ops$LAYOUT, ops$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t ops
+     * }
+     */
+    public static void ops(MemorySegment struct, int fieldValue) {
+        struct.set(ops$LAYOUT, ops$OFFSET, fieldValue);
+    }
+
+    private static final OfInt ops_missing$LAYOUT = (OfInt)$LAYOUT.select(groupElement("ops_missing"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t ops_missing
+     * }
+     */
+    public static final OfInt ops_missing$layout() {
+        return ops_missing$LAYOUT;
+    }
+
+    private static final long ops_missing$OFFSET = $LAYOUT.byteOffset(groupElement("ops_missing"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t ops_missing
+     * }
+     */
+    public static final long ops_missing$offset() {
+        return ops_missing$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t ops_missing
+     * }
+     */
+    public static int ops_missing(MemorySegment struct) {
+        return struct.get(ops_missing$LAYOUT, ops_missing$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t ops_missing
+     * }
+     */
+    public static void ops_missing(MemorySegment struct, int fieldValue) {
+        struct.set(ops_missing$LAYOUT, ops_missing$OFFSET, fieldValue);
     }
 
     private static final SequenceLayout name$LAYOUT = (SequenceLayout)$LAYOUT.select(groupElement("name"));
