@@ -47,7 +47,7 @@ public final class OpCases {
             all.add(gelu("gelu", dtype, Gelu.TANH, 1, 512, 3072));
             all.add(attention("attention", dtype, 2, 12, 12, 256, 256, 64, true, null));
             all.add(attention("attention 1024", dtype, 1, 12, 12, 1024, 1024, 64, true, null));
-            all.add(decode("attention_decode", dtype, 1, 12, 12, 1, 64, 128, 64, 600));
+            all.add(decode("attention_decode", dtype, 1, 12, 12, 1, 8, 128, 64, 600));
             all.add(crossEntropy("cross_entropy", dtype, 512, 50257, 0, 1));
             all.add(embedding("embedding", dtype, 2, 256, 50257, 1024, 768, true));
             all.add(add("add", dtype, 1, 512, 768));
