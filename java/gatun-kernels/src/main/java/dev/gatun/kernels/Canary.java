@@ -2,7 +2,6 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
-
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -37,14 +36,12 @@ final class Canary {
         device.await();
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment past = arena.allocate(BYTES);
-            device.transfer(
-                    stream -> {
-                        Native.check(
-                                GatunH.gatun_buffer_read(
-                                        stream.handle(), past, buffer, bytes, BYTES),
-                                "buffer_read");
-                        return past;
-                    });
+            device.transfer(stream -> {
+                Native.check(
+                        GatunH.gatun_buffer_read(stream.handle(), past, buffer, bytes, BYTES),
+                        "buffer_read");
+                return past;
+            });
             for (int i = 0; i < BYTES; i++) {
                 if (past.get(ValueLayout.JAVA_BYTE, i) != PAST) {
                     throw new IllegalStateException(

@@ -1,12 +1,10 @@
 package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.gatun_tensor;
-
-import org.jspecify.annotations.Nullable;
-
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
 
 /**
  * A free list of off-heap {@code gatun_tensor} structs, one for each living tensor.

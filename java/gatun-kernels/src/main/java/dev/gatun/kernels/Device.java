@@ -5,7 +5,6 @@ import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_device_info;
 import dev.gatun.kernels.internal.gatun_device_options;
 import dev.gatun.kernels.internal.gatun_profile_entry;
-
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;

@@ -1,12 +1,11 @@
 package dev.gatun.kernels;
 
-import org.jspecify.annotations.Nullable;
-
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
 import java.util.List;
 import java.util.Objects;
+import org.jspecify.annotations.Nullable;
 
 /**
  * The gradient of one intermediate tensor (and through it of all its views) while a tape walks

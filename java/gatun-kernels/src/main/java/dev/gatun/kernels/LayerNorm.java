@@ -2,10 +2,8 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
-
-import org.jspecify.annotations.Nullable;
-
 import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Layer normalisation (Ba et al. 2016, arXiv:1607.06450) over the last dimension D, with a fused

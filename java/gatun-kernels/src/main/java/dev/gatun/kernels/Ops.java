@@ -1,9 +1,8 @@
 package dev.gatun.kernels;
 
-import org.jspecify.annotations.Nullable;
-
 import java.util.ArrayList;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 
 /**
  * A stream and a scope: ops enqueue on the stream, and what they make dies with the scope, in

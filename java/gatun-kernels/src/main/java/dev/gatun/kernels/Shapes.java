@@ -1,8 +1,7 @@
 package dev.gatun.kernels;
 
-import org.jspecify.annotations.Nullable;
-
 import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
 
 /** Sizes and strides, both in elements. */
 final class Shapes {

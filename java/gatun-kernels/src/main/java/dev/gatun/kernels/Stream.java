@@ -8,12 +8,10 @@ import dev.gatun.kernels.internal.gatun_cross_entropy_args;
 import dev.gatun.kernels.internal.gatun_matmul_args;
 import dev.gatun.kernels.internal.gatun_philox;
 import dev.gatun.kernels.internal.gatun_sample_args;
-
-import org.jspecify.annotations.Nullable;
-
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import org.jspecify.annotations.Nullable;
 
 /**
  * A native stream with what its calls need: argument structs and a staging area, made once, and the

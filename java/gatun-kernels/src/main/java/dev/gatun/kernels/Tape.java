@@ -2,16 +2,13 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
-
-import org.jspecify.annotations.Nullable;
-
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.IdentityHashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
+import org.jspecify.annotations.Nullable;
 
 /**
  * An {@link Ops} that remembers what it did, so that {@link #backward} can walk back and add up
@@ -54,7 +51,7 @@ public final class Tape extends Ops {
     private record Owed(Tensor operand, Tensor gradient) {}
 
     private final List<@Nullable Step> steps = new ArrayList<>();
-    private final Map<Tensor, GradientSlot> slots = new IdentityHashMap<>();
+    private final IdentityHashMap<Tensor, GradientSlot> slots = new IdentityHashMap<>();
     private final List<Storage> temporaries = new ArrayList<>();
     private final List<Owed> owed = new ArrayList<>();
     private boolean walked;

@@ -3,9 +3,6 @@ package dev.gatun.kernels;
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
 import dev.gatun.kernels.internal.gatun_tensor;
-
-import org.jspecify.annotations.Nullable;
-
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -13,6 +10,7 @@ import java.util.Arrays;
 import java.util.Objects;
 import java.util.Optional;
 import java.util.function.Consumer;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Values of one dtype on a device: a shape over a buffer. What an {@link Ops} makes belongs to its
@@ -353,11 +351,10 @@ public final class Tensor implements AutoCloseable {
             if (!device().oneQueue()) {
                 device().await();
             }
-            device().transfer(
-                            stream -> {
-                                readOn(stream, to);
-                                return to;
-                            });
+            device().transfer(stream -> {
+                readOn(stream, to);
+                return to;
+            });
         }
     }
 
@@ -386,14 +383,13 @@ public final class Tensor implements AutoCloseable {
         if (home != null) {
             home.write(from, storage.buffer(), offset * dtype.bytes());
         } else {
-            device().transfer(
-                            stream -> {
-                                stream.write(from, storage.buffer(), offset * dtype.bytes());
-                                if (!device().oneQueue()) {
-                                    stream.await();
-                                }
-                                return from;
-                            });
+            device().transfer(stream -> {
+                stream.write(from, storage.buffer(), offset * dtype.bytes());
+                if (!device().oneQueue()) {
+                    stream.await();
+                }
+                return from;
+            });
         }
         base().consumer = null;
     }
@@ -428,15 +424,13 @@ public final class Tensor implements AutoCloseable {
     public Optional<Tensor> gradient() {
         Tensor g = gradient;
         if (g != null && stale && !zeroed) {
-            device().transfer(
-                            stream -> {
-                                Native.check(
-                                        GatunH.gatun_fill(stream.handle(), g.raw(), 0), "fill");
-                                if (!device().oneQueue()) {
-                                    stream.await();
-                                }
-                                return g;
-                            });
+            device().transfer(stream -> {
+                Native.check(GatunH.gatun_fill(stream.handle(), g.raw(), 0), "fill");
+                if (!device().oneQueue()) {
+                    stream.await();
+                }
+                return g;
+            });
             zeroed = true;
         }
         return Optional.ofNullable(g);

@@ -74,11 +74,10 @@ class DeviceOptionsTest {
                         e -> assertThat(e.status()).isEqualTo(GatunException.Status.UNAVAILABLE))
                 .hasMessageStartingWith("cuda: ");
         assertThat(Device.available())
-                .anySatisfy(
-                        a -> {
-                            assertThat(a.name()).isEqualTo("cuda");
-                            assertThat(a.here()).isFalse();
-                            assertThat(a.description()).isNotBlank();
-                        });
+                .anySatisfy(a -> {
+                    assertThat(a.name()).isEqualTo("cuda");
+                    assertThat(a.here()).isFalse();
+                    assertThat(a.description()).isNotBlank();
+                });
     }
 }

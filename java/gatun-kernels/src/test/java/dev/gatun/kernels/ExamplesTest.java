@@ -2,9 +2,8 @@ package dev.gatun.kernels;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import org.junit.jupiter.api.Test;
-
 import java.util.List;
+import org.junit.jupiter.api.Test;
 
 /** The examples of the documentation, run. */
 class ExamplesTest {

@@ -2,14 +2,12 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.OpCase.Operand;
 import dev.gatun.kernels.OpCase.Source;
-
-import org.jspecify.annotations.Nullable;
-
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
 import java.util.function.DoubleUnaryOperator;
+import org.jspecify.annotations.Nullable;
 
 /** The op cases: sizes 1, odd, prime, one past a tile, empty; plain, large and tiny values. */
 public final class OpCases {

@@ -5,17 +5,15 @@ import static org.junit.jupiter.api.Assertions.fail;
 
 import dev.gatun.kernels.Fixtures.Case;
 import dev.gatun.kernels.Fixtures.Values;
-
-import org.assertj.core.data.Offset;
-import org.junit.jupiter.api.Assumptions;
-import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.MethodSource;
-
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
 import java.util.stream.Stream;
+import org.assertj.core.data.Offset;
+import org.junit.jupiter.api.Assumptions;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
 
 /**
  * The ops against values of PyTorch in float64. Cases are found in the fixtures' folder; what is

@@ -3,10 +3,9 @@ package dev.gatun.kernels;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
+import java.util.stream.Stream;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
-
-import java.util.stream.Stream;
 
 /** Random numbers are Philox by counter: the same on every device, and what their names say. */
 class RandomTest {

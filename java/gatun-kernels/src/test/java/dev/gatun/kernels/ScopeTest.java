@@ -5,10 +5,6 @@ import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException
 import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
-import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.BeforeEach;
-import org.junit.jupiter.api.Test;
-
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -17,6 +13,9 @@ import java.util.List;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
 
 /** Who owns what, for how long, and on which thread. */
 class ScopeTest {
@@ -270,13 +269,8 @@ class ScopeTest {
             assertThatIllegalArgumentException()
                     .isThrownBy(() -> Tensor.wrap(device, memory, DType.F32, 9));
             assertThatIllegalArgumentException()
-                    .isThrownBy(
-                            () ->
-                                    Tensor.wrap(
-                                            device,
-                                            MemorySegment.ofArray(new float[4]),
-                                            DType.F32,
-                                            4));
+                    .isThrownBy(() ->
+                            Tensor.wrap(device, MemorySegment.ofArray(new float[4]), DType.F32, 4));
         }
     }
 
@@ -308,18 +302,17 @@ class ScopeTest {
             for (int t = 0; t < 8; t++) {
                 int factor = t;
                 sums.add(
-                        pool.submit(
-                                () -> {
-                                    float sum = 0;
-                                    try (Ops ops = device.ops()) {
-                                        for (int i = 0; i < 50; i++) {
-                                            Tensor x = ops.full(DType.F32, factor, 1, 64);
-                                            sum += ops.matmul(x, weight).toFloats()[0];
-                                            ops.reset();
-                                        }
-                                    }
-                                    return sum;
-                                }));
+                        pool.submit(() -> {
+                            float sum = 0;
+                            try (Ops ops = device.ops()) {
+                                for (int i = 0; i < 50; i++) {
+                                    Tensor x = ops.full(DType.F32, factor, 1, 64);
+                                    sum += ops.matmul(x, weight).toFloats()[0];
+                                    ops.reset();
+                                }
+                            }
+                            return sum;
+                        }));
             }
             float column = 64 * 63 / 2f * 64;
             for (int t = 0; t < 8; t++) {
@@ -390,12 +383,11 @@ class ScopeTest {
             assertThat(device.profile())
                     .filteredOn(p -> p.op().equals("matmul"))
                     .singleElement()
-                    .satisfies(
-                            p -> {
-                                assertThat(p.calls()).isOne();
-                                assertThat(p.flops()).isEqualTo(2 * 8 * 4 * 2);
-                                assertThat(p.bytes()).isEqualTo(4 * (32 + 8 + 16));
-                            });
+                    .satisfies(p -> {
+                        assertThat(p.calls()).isOne();
+                        assertThat(p.flops()).isEqualTo(2 * 8 * 4 * 2);
+                        assertThat(p.bytes()).isEqualTo(4 * (32 + 8 + 16));
+                    });
             device.profile(false);
         }
         device.trim();

@@ -6,11 +6,10 @@ import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
+import java.util.Arrays;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-
-import java.util.Arrays;
 
 /** What a tape remembers, where gradients go, and when memory goes. */
 class TapeTest {
@@ -390,12 +389,11 @@ class TapeTest {
                 assertThat(kept).isBetween(750 - 69, 750 + 69);
             }
             assertThatIllegalArgumentException()
-                    .isThrownBy(
-                            () -> {
-                                try (Tape tape = device.tape()) {
-                                    tape.dropout(w, 1);
-                                }
-                            });
+                    .isThrownBy(() -> {
+                        try (Tape tape = device.tape()) {
+                            tape.dropout(w, 1);
+                        }
+                    });
         }
     }
 

@@ -2,9 +2,6 @@ package dev.gatun.kernels.internal;
 
 import dev.gatun.kernels.GatunException;
 import dev.gatun.kernels.GatunException.Status;
-
-import org.jspecify.annotations.Nullable;
-
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
@@ -25,6 +22,7 @@ import java.util.jar.JarEntry;
 import java.util.stream.Stream;
 import java.util.zip.CRC32;
 import java.util.zip.CheckedInputStream;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Loads libgatun once and turns a status into a {@link GatunException}.
@@ -42,7 +40,7 @@ public final class Native {
     private static final Runtime.Version OLDEST_JDK = Runtime.Version.parse("25.0.3");
 
     private static @Nullable String loadedFrom;
-    private static @Nullable GatunException failure;
+    private static @Nullable String failure;
 
     private Native() {}
 
@@ -54,7 +52,7 @@ public final class Native {
      */
     public static synchronized String load() {
         if (failure != null) {
-            throw failure;
+            throw unavailable(failure);
         }
         if (loadedFrom == null) {
             try {
@@ -67,12 +65,13 @@ public final class Native {
                                     .formatted(loadedFrom, abi, GatunH.GATUN_ABI_VERSION()));
                 }
             } catch (GatunException e) {
-                failure = e;
+                failure = e.getMessage();
                 throw e;
             } catch (IllegalCallerException e) {
-                failure = unavailable(accessDenied());
-                failure.initCause(e);
-                throw failure;
+                failure = accessDenied();
+                GatunException denied = unavailable(failure);
+                denied.initCause(e);
+                throw denied;
             }
         }
         return loadedFrom;

@@ -8,10 +8,6 @@ import dev.gatun.kernels.Child;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.Fixtures;
 import dev.gatun.kernels.GatunException;
-
-import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.io.TempDir;
-
 import java.io.IOException;
 import java.net.URL;
 import java.net.URLClassLoader;
@@ -22,6 +18,8 @@ import java.util.Map;
 import java.util.jar.JarEntry;
 import java.util.jar.JarOutputStream;
 import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 
 /** Where the library comes from, and what is said where it cannot. */
 class NativeTest {
