@@ -144,11 +144,12 @@ inline float max_lane(vf v) {
   return m;
 }
 
-// e^x, error below 2.2 ulp on [-87, 88] (measured); 0 below -104, infinity above 88.8, NaN kept.
+// e^x, error below 2.2 ulp on [-87.3, 88] (measured); 0 below -87.3, where results would be
+// subnormal and cost a hundred cycles each; infinity above 88.8, NaN kept.
 // Cody-Waite reduction by ln 2 in two parts, then a polynomial of degree 6 on
 // [-ln 2 / 2, ln 2 / 2].
 inline vf exp(vf x) {
-  const vf clamped = min(max(x, splat(-104.f)), splat(88.8f));
+  const vf clamped = min(max(x, splat(-87.3f)), splat(88.8f));
   const vf shifter = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
   const vf n = (clamped * 1.44269504f + shifter) - shifter;
   const vf r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
@@ -159,12 +160,12 @@ inline vf exp(vf x) {
   p = p * r + 0.5f;
   p = p * r + 1.f;
   p = p * r + 1.f;
-  // 2^n in two factors, so that results in the subnormal range and 2^128 are reached
+  // 2^n in two factors, so that 2^128 is reached
   const vi exponent = __builtin_convertvector(n, vi);
   const vi half = exponent >> 1;
   const vf first = (vf)((half + 127) << 23);
   const vf second = (vf)((exponent - half + 127) << 23);
-  const vf y = p * first * second;
+  const vf y = select(x < -87.3f, splat(0.f), p * first * second);
   return x == x ? y : x;
 }
 
