@@ -60,19 +60,21 @@ __device__ __forceinline__ uint32_t as_bits(float value) { return __float_as_uin
 
 namespace gatun::kernels {
 
-inline uint4 ld128(const void* address) {
-  simt::check_aligned(address, 16);
+inline uint4 ld128(const void* address, simt::Where where = simt::Where::here()) {
+  simt::check_global(address, 16, false, where);
   uint4 v;
   std::memcpy(&v, address, sizeof v);
   return v;
 }
 
-inline void st128(void* address, uint4 v) {
-  simt::check_aligned(address, 16);
+inline void st128(void* address, uint4 v, simt::Where where = simt::Where::here()) {
+  simt::check_global(address, 16, true, where);
   std::memcpy(address, &v, sizeof v);
 }
 
-inline float shuffle_xor(float value, int mask) { return simt::shuffle_xor(value, mask); }
+inline float shuffle_xor(float value, int mask, simt::Where where = simt::Where::here()) {
+  return simt::shuffle_xor(value, mask, where);
+}
 
 inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t as_bits(float value) { return std::bit_cast<uint32_t>(value); }

@@ -1,4 +1,5 @@
-// The cuda device: a CUDA device's primary context, one memory pool, a cudaStream_t a stream.
+// The cuda device (and, compiled against the simulator's runtime API, the sim device): a CUDA
+// device's primary context, one memory pool, a cudaStream_t a stream.
 //
 // Ops run at once on the caller's thread: they launch and return. What a kernel does wrong shows at
 // a later wait; CUDA then refuses everything in this process, so that fault is reported once as
@@ -20,6 +21,16 @@
 #include "cuda/backend.h"
 #include "last_launch.h"
 
+// What users call the device.
+#ifndef GATUN_DEVICE_KIND
+#define GATUN_DEVICE_KIND "cuda"
+// After a kernel's fault; the simulator goes on, and its sentence names the kernel.
+#define GATUN_AFTER_A_FAULT \
+  "; this process can no longer use the GPU, start it again (compute-sanitizer names the kernel)"
+#else
+#define GATUN_AFTER_A_FAULT ""
+#endif
+
 namespace gatun::cuda {
 
 namespace {
@@ -27,8 +38,8 @@ namespace {
 void check(const char* what, cudaError_t error) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // one that is not sticky must not meet the next call
-  fail(GATUN_DEVICE_FAULT, "cuda: %s failed: %s (%s)", what, cudaGetErrorString(error),
-       cudaGetErrorName(error));
+  fail(GATUN_DEVICE_FAULT, GATUN_DEVICE_KIND ": %s failed: %s (%s)", what,
+       cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
 struct Workspace {
@@ -58,10 +69,10 @@ class CudaDriver final : public Driver {
     check("cudaGetDeviceProperties", cudaGetDeviceProperties(&properties, ordinal_));
     if (properties.major < 8)
       fail(GATUN_UNAVAILABLE,
-           "cuda:%d: %s has compute capability %d.%d, 8.0 (A100) or later is needed", ordinal_,
-           properties.name, properties.major, properties.minor);
+           GATUN_DEVICE_KIND ":%d: %s has compute capability %d.%d, 8.0 (A100) or later is needed",
+           ordinal_, properties.name, properties.major, properties.minor);
     if (!properties.memoryPoolsSupported)
-      fail(GATUN_UNAVAILABLE, "cuda:%d: %s offers no memory pools; use cpu", ordinal_,
+      fail(GATUN_UNAVAILABLE, GATUN_DEVICE_KIND ":%d: %s offers no memory pools; use cpu", ordinal_,
            properties.name);
     sm_count_ = properties.multiProcessorCount;
     size_t free = 0, total = 0;
@@ -103,7 +114,7 @@ class CudaDriver final : public Driver {
     info.threads = 0;
     info.simd = 0;
     info.sm_count = sm_count_;
-    std::snprintf(info.name, sizeof info.name, "cuda:%d", ordinal_);
+    std::snprintf(info.name, sizeof info.name, GATUN_DEVICE_KIND ":%d", ordinal_);
     std::snprintf(info.description, sizeof info.description, "%.191s", description_);
     note_reserved();
   }
@@ -219,7 +230,8 @@ class CudaDriver final : public Driver {
           (attributes.type == cudaMemoryTypeHost && attributes.devicePointer == address);
       if (!here)
         fail(GATUN_INVALID_ARGUMENT,
-             "buffer_wrap: %p is not memory of cuda:%d: allocate it there, or register it with "
+             "buffer_wrap: %p is not memory of " GATUN_DEVICE_KIND
+             ":%d: allocate it there, or register it with "
              "cudaHostRegister",
              address, ordinal_);
     });
@@ -334,8 +346,7 @@ class CudaDriver final : public Driver {
     cudaGetLastError();
     char message[kMaxMessage];
     std::snprintf(message, sizeof message,
-                  "cuda:%d: earlier work failed: %s (%s); this process can no longer use the GPU, "
-                  "start it again (compute-sanitizer names the kernel)",
+                  GATUN_DEVICE_KIND ":%d: earlier work failed: %s (%s)" GATUN_AFTER_A_FAULT,
                   ordinal_, cudaGetErrorString(error), cudaGetErrorName(error));
     fault_.record(GATUN_DEVICE_FAULT, message);
   }
@@ -432,12 +443,13 @@ gatun_status open(const char* name, const gatun_device_options&, Memory& memory,
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess) {
       cudaGetLastError();
-      fail(GATUN_UNAVAILABLE, "cuda: no GPU that CUDA can use: %s (%s); use cpu",
+      fail(GATUN_UNAVAILABLE, GATUN_DEVICE_KIND ": no GPU that CUDA can use: %s (%s); use cpu",
            cudaGetErrorString(error), cudaGetErrorName(error));
     }
     const int ordinal = ordinal_of(name);
     if (ordinal >= count)
-      fail(GATUN_UNAVAILABLE, "cuda:%d: there %s %d GPU%s here, cuda:0%s", ordinal,
+      fail(GATUN_UNAVAILABLE,
+           GATUN_DEVICE_KIND ":%d: there %s %d GPU%s here, " GATUN_DEVICE_KIND ":0%s", ordinal,
            count == 1 ? "is" : "are", count, count == 1 ? "" : "s", count > 1 ? " and so on" : "");
     auto* opened = new CudaDriver(ordinal, memory);
     try {

@@ -1,8 +1,11 @@
-// Runs kernels/layer_norm.cu on the host (simt.h) against float64, for every tile and element type,
-// ragged and strided. Usage: layer_norm_kernel_test [seed]
+// Runs kernels/layer_norm.cu on the host (native/src/sim) against float64, for every tile and
+// element type, ragged and strided. Usage: layer_norm_kernel_test [seed]
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -29,7 +32,7 @@ double precision(ElementType type) {
 struct Matrix {
   ElementType type;
   int64_t rows, columns, inner, inner_stride, outer_stride;
-  std::vector<uint4> memory;
+  std::vector<uint4, simt::DeviceAllocator<uint4>> memory;
   char* data;
   static constexpr int64_t kMargin = 64;
 
@@ -134,6 +137,17 @@ void unchanged(const char* what, const Case& c, const Matrix& m,
                  c.text().c_str());
 }
 
+// Waits for what was launched.
+bool ran(const char* what, const Case& c, cudaError_t launched) {
+  ++checks;
+  const cudaError_t error = launched != cudaSuccess ? launched : cudaDeviceSynchronize();
+  if (error == cudaSuccess) return true;
+  if (++failures <= 20)
+    std::fprintf(stderr, "FAILED (seed %u) %s %s: %s\n", seed, what, c.text().c_str(),
+                 cudaGetErrorString(error));
+  return false;
+}
+
 void run(const Case& c) {
   const int64_t inner = c.rows % 2 == 0 ? 2 : 1;
   const int64_t gap = c.gaps ? (c.misaligned ? 3 : 16) : 0;
@@ -217,11 +231,7 @@ void run(const Case& c) {
   describe(f.layout, LayerNormForward::kMean, mean);
   describe(f.layout, LayerNormForward::kRstd, rstd);
   const auto y_before = y.outside(), sum_before = stored.outside(), mean_before = mean.outside();
-  if (layer_norm_forward(nullptr, c.type, c.parameter_type, f) != cudaSuccess) {
-    ++failures;
-    std::fprintf(stderr, "FAILED %s: forward was refused\n", c.text().c_str());
-    return;
-  }
+  if (!ran("forward", c, layer_norm_forward(nullptr, c.type, c.parameter_type, f))) return;
   double size = 1;
   for (int64_t r = 0; r < c.rows; ++r)
     for (int64_t i = 0; i < c.columns; ++i)
@@ -286,18 +296,16 @@ void run(const Case& c) {
   describe(b.layout, LayerNormBackward::kMean, mean);
   describe(b.layout, LayerNormBackward::kRstd, rstd);
   constexpr int kMultiprocessors = 1;  // few blocks, so that each has several rows
-  std::vector<float> partials(
+  std::vector<float, simt::DeviceAllocator<float>> partials(
       layer_norm_backward_scratch_bytes(c.type, c.parameter_type, b, kMultiprocessors) / 4 + 1,
       NAN);
   b.partials = partials.data();
   const float canary = 12345.f;
   partials.back() = canary;
   const auto dx_before = into.outside(), dweight_before = dweight.outside();
-  if (layer_norm_backward(nullptr, c.type, c.parameter_type, b, kMultiprocessors) != cudaSuccess) {
-    ++failures;
-    std::fprintf(stderr, "FAILED %s: backward was refused\n", c.text().c_str());
+  if (!ran("backward", c,
+           layer_norm_backward(nullptr, c.type, c.parameter_type, b, kMultiprocessors)))
     return;
-  }
   const auto g = [&](int64_t r, int64_t i) {
     return upstream[static_cast<size_t>(r * c.columns + i)];
   };
@@ -344,20 +352,22 @@ void run(const Case& c) {
 int main(int argc, char** argv) {
   if (argc > 1) seed = static_cast<unsigned>(std::strtoul(argv[1], nullptr, 10));
   std::printf("seed %u\n", seed);
-  generator.seed(seed);
-  simt::order.seed(seed);
   constexpr ElementType kTypes[] = {ElementType::kF32, ElementType::kF16, ElementType::kBf16};
-  for (ElementType type : kTypes)
-    for (ElementType parameter_type : {type, ElementType::kF32})
-      for (int64_t columns : {1, 3, 8, 16, 64, 100, 512, 520, 768, 1001, 2048, 2056, 8192, 8200})
-        for (int variant = 0; variant < 3; ++variant) {
-          const int64_t some[] = {1, 2, 5, 18, 40};
-          const int64_t rows = columns > 2048 ? some[generator() % 3] : some[generator() % 5];
-          run({type, parameter_type, rows, columns, variant > 0, variant == 2,
-               generator() % 2 == 0});
-        }
-  // no rows: the parameter gradients are zeroed
-  run({ElementType::kF32, ElementType::kF32, 0, 64, false, false, false});
+  for (simt::Order order : {simt::Order::kForward, simt::Order::kReverse, simt::Order::kRandom}) {
+    simt::set_options({order, seed});
+    generator.seed(seed + static_cast<unsigned>(order));
+    for (ElementType type : kTypes)
+      for (ElementType parameter_type : {type, ElementType::kF32})
+        for (int64_t columns : {1, 3, 8, 16, 64, 100, 512, 520, 768, 1001, 2048, 2056, 8192, 8200})
+          for (int variant = 0; variant < 3; ++variant) {
+            const int64_t some[] = {1, 2, 5, 18, 40};
+            const int64_t rows = columns > 2048 ? some[generator() % 3] : some[generator() % 5];
+            run({type, parameter_type, rows, columns, variant > 0, variant == 2,
+                 generator() % 2 == 0});
+          }
+    // no rows: the parameter gradients are zeroed
+    run({ElementType::kF32, ElementType::kF32, 0, 64, false, false, false});
+  }
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

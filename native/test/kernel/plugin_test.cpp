@@ -1,6 +1,6 @@
-// Opens libgatun_cuda.so as the core does. Without a GPU: it loads, is of this build, and says in a
-// sentence why there is no device. With one: streams, events, memory and layer_norm against a plain
-// computation. Usage: cuda_plugin_test PATH
+// Opens a plugin as the core does. libgatun_cuda.so without a GPU: it loads, is of this build, and
+// says in a sentence why there is no device. With one, and libgatun_sim.so anywhere: streams,
+// events, memory and layer_norm against a plain computation. Usage: plugin_test PATH cuda|sim
 #include <dlfcn.h>
 
 #include <cmath>
@@ -99,7 +99,9 @@ void test_device(Driver& driver, Memory& memory) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  void* library = dlopen(argc > 1 ? argv[1] : "libgatun_cuda.so", RTLD_NOW | RTLD_LOCAL);
+  if (argc != 3) die("usage", "plugin_test PATH cuda|sim");
+  const bool sim = std::strcmp(argv[2], "sim") == 0;
+  void* library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) die("dlopen", dlerror());
   auto entry = reinterpret_cast<const Plugin* (*)()>(dlsym(library, "gatun_plugin"));
   if (entry == nullptr) die("dlsym", dlerror());
@@ -111,13 +113,14 @@ int main(int argc, char** argv) {
   auto* memory = new Memory;
   Driver* driver = nullptr;
   Failure failure;
-  if (plugin->open("cuda", options, *memory, &driver, failure) == GATUN_OK) {
+  if (plugin->open(argv[2], options, *memory, &driver, failure) == GATUN_OK) {
     test_device(*driver, *memory);
     driver->close();
-    std::puts("cuda:0 works");
+    std::printf("%s:0 works\n", argv[2]);
     return 0;
   }
-  if (failure.status != GATUN_UNAVAILABLE || std::strncmp(failure.message, "cuda: no GPU", 12) != 0)
+  if (sim || failure.status != GATUN_UNAVAILABLE ||
+      std::strncmp(failure.message, "cuda: no GPU", 12) != 0)
     die("open", failure.message);
   std::printf("skipped the device's part, no GPU: %s\n", failure.message);
   return 0;

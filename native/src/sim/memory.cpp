@@ -1,0 +1,119 @@
+// Device memory of the simulated device: host memory with canaries around each allocation, poisoned
+// when it is given out and when it is taken back.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "simt.h"
+
+namespace simt {
+
+namespace {
+
+constexpr size_t kAlignment = 256;
+constexpr size_t kMargin = 256;  // before and behind
+constexpr unsigned char kCanary = 0xa5;
+
+// Never destroyed: threads may outlive main.
+struct Table {
+  std::mutex mutex;
+  std::map<uintptr_t, size_t> live;
+  int64_t bytes = 0;
+};
+Table& table() {
+  static Table& only = *new Table;
+  return only;
+}
+
+// The margins of an allocation, as they should be: the one behind starts at its last byte.
+bool intact(const unsigned char* data, size_t bytes, long* where) {
+  for (size_t i = 0; i < kMargin; ++i) {
+    if (data[bytes + i] != kCanary) {
+      *where = static_cast<long>(bytes + i);
+      return false;
+    }
+    if (data[-1 - static_cast<ptrdiff_t>(i)] != kCanary) {
+      *where = -1 - static_cast<long>(i);
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+void* allocate(size_t bytes) {
+  const size_t room = (bytes + 2 * kMargin + kAlignment - 1) / kAlignment * kAlignment;
+  auto* base = static_cast<unsigned char*>(std::aligned_alloc(kAlignment, room));
+  if (base == nullptr) return nullptr;
+  unsigned char* data = base + kMargin;
+  std::memset(base, kCanary, kMargin);
+  std::memset(data, 0xff, bytes);
+  std::memset(data + bytes, kCanary, kMargin);
+  Table& all = table();
+  std::lock_guard lock(all.mutex);
+  all.live.emplace(reinterpret_cast<uintptr_t>(data), bytes);
+  all.bytes += static_cast<int64_t>(bytes);
+  return data;
+}
+
+bool release(void* address) {
+  Table& all = table();
+  {
+    std::lock_guard lock(all.mutex);
+    const auto found = all.live.find(reinterpret_cast<uintptr_t>(address));
+    if (found == all.live.end()) return false;
+    std::memset(address, 0xff, found->second);
+    all.bytes -= static_cast<int64_t>(found->second);
+    all.live.erase(found);
+  }
+  std::free(static_cast<unsigned char*>(address) - kMargin);
+  return true;
+}
+
+Range allocation_of(const void* address) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(address);
+  Table& all = table();
+  std::lock_guard lock(all.mutex);
+  auto after = all.live.upper_bound(at);
+  if (after == all.live.begin()) return {0, 0};
+  --after;
+  if (at >= after->first + after->second) return {0, 0};
+  return {after->first, after->first + after->second};
+}
+
+std::vector<Range> allocations() {
+  Table& all = table();
+  std::lock_guard lock(all.mutex);
+  std::vector<Range> ranges;
+  ranges.reserve(all.live.size());
+  for (const auto& [first, bytes] : all.live) ranges.push_back({first, first + bytes});
+  return ranges;
+}
+
+std::string damage() {
+  Table& all = table();
+  std::lock_guard lock(all.mutex);
+  for (const auto& [first, bytes] : all.live) {
+    auto* data = reinterpret_cast<unsigned char*>(first);
+    long where = 0;
+    if (intact(data, bytes, &where)) continue;
+    std::memset(data - kMargin, kCanary, kMargin);
+    std::memset(data + bytes, kCanary, kMargin);
+    char text[160];
+    std::snprintf(text, sizeof text, "it wrote byte %ld of an allocation of %zu bytes", where,
+                  bytes);
+    return text;
+  }
+  return "";
+}
+
+int64_t allocated_bytes() {
+  Table& all = table();
+  std::lock_guard lock(all.mutex);
+  return all.bytes;
+}
+
+}  // namespace simt
