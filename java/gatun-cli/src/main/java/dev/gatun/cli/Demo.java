@@ -373,15 +373,24 @@ final class Demo implements Callable<Integer> {
                 while (from > 0 && from < text.length() && text.charAt(from - 1) > ' ') {
                     from++; // to the next word
                 }
-                String rest = text.substring(from).stripLeading();
-                int length = Math.min(PROMPT_LETTERS, rest.codePointCount(0, rest.length()));
-                String prompt = rest.substring(0, rest.offsetByCodePoints(0, length)).strip();
+                String prompt = beginning(text.substring(from).stripLeading());
                 if (!prompt.isEmpty() && prompts.size() < SAMPLES) {
                     prompts.add(prompt);
                 }
             }
         }
         return List.copyOf(prompts);
+    }
+
+    /** The first words, or the first letters where there is a word without end. */
+    private static String beginning(String text) {
+        int letters = Math.min(PROMPT_LETTERS, text.codePointCount(0, text.length()));
+        int end = text.offsetByCodePoints(0, letters);
+        int space = end;
+        while (space > 0 && space < text.length() && text.charAt(space) > ' ') {
+            space--;
+        }
+        return text.substring(0, space > 0 ? space : end).strip();
     }
 
     private static Map<String, String> settings(

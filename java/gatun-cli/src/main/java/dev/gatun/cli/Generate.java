@@ -119,8 +119,9 @@ final class Generate implements Callable<Integer> {
             out.println(unprinted);
             out.flush();
             err.printf(
-                    "%n%d prompt tokens in %.0f ms, then %d tokens at %.1f tokens/s on %s%s%n",
+                    "%n%d prompt token%s in %.0f ms, then %d tokens at %.1f tokens/s on %s%s%n",
                     generation.promptTokens(),
+                    generation.promptTokens() == 1 ? "" : "s",
                     generation.prefillSeconds() * 1e3,
                     generation.ids().size(),
                     generation.tokensPerSecond(),

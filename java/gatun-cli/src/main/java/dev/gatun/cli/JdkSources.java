@@ -8,10 +8,14 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
+import java.util.regex.Pattern;
 import java.util.zip.ZipFile;
 
 /** The Java sources that the running JDK carries: text to learn from with no download. */
 final class JdkSources {
+    private static final Pattern LEGAL =
+            Pattern.compile("copyright|licen[cs]e|©", Pattern.CASE_INSENSITIVE);
+
     private JdkSources() {}
 
     /** Where they are, whether or not this JDK has them. */
@@ -49,13 +53,27 @@ final class JdkSources {
         return documents;
     }
 
-    /** Every file begins with the same comment; learning it by heart would flatter the figures. */
+    /**
+     * Without the comments at its beginning that speak of copyright or licence. Every file has one,
+     * some have two or three; learning them by heart would flatter the figures.
+     */
     static String withoutLicence(String source) {
         String text = source.stripLeading();
-        if (text.startsWith("/*") && !text.startsWith("/**")) {
-            int end = text.indexOf("*/");
-            return end < 0 ? "" : text.substring(end + 2).stripLeading();
+        while (true) {
+            int end;
+            if (text.startsWith("/*") && !text.startsWith("/**")) {
+                int close = text.indexOf("*/");
+                end = close < 0 ? text.length() : close + 2;
+            } else if (text.startsWith("//")) {
+                int line = text.indexOf('\n');
+                end = line < 0 ? text.length() : line + 1;
+            } else {
+                return text;
+            }
+            if (!LEGAL.matcher(text.substring(0, end)).find()) {
+                return text;
+            }
+            text = text.substring(end).stripLeading();
         }
-        return text;
     }
 }

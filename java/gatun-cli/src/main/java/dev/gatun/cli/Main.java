@@ -84,17 +84,9 @@ final class Main implements Runnable {
 
     /** Runs a command line in this process, with these in place of standard output and error. */
     static int execute(PrintWriter out, PrintWriter err, String... args) {
-        var line = new CommandLine(new Main());
-        line.addSubcommand(
-                new CommandLine(new Bench())
-                        .setUnmatchedOptionsArePositionalParams(true)
-                        .setStopAtPositional(true));
+        CommandLine line = commandLine();
         line.setOut(out);
         line.setErr(err);
-        line.setUsageHelpWidth(100);
-        line.setUsageHelpLongOptionsMaxWidth(26);
-        line.setCaseInsensitiveEnumValuesAllowed(true);
-        line.setExpandAtFiles(false); // a prompt may begin with @
         line.setParameterExceptionHandler((e, _) -> wrongUsage(e));
         line.setExecutionExceptionHandler((e, command, _) -> failed(e, command));
         try {
@@ -105,6 +97,20 @@ final class Main implements Runnable {
                     e.getMessage());
             return ExitCode.SOFTWARE;
         }
+    }
+
+    /** The verbs and how they are read. */
+    static CommandLine commandLine() {
+        var line = new CommandLine(new Main());
+        line.addSubcommand(
+                new CommandLine(new Bench())
+                        .setUnmatchedOptionsArePositionalParams(true)
+                        .setStopAtPositional(true));
+        line.setUsageHelpWidth(100);
+        line.setUsageHelpLongOptionsMaxWidth(26);
+        line.setCaseInsensitiveEnumValuesAllowed(true);
+        line.setExpandAtFiles(false); // a prompt may begin with @
+        return line;
     }
 
     private static int wrongUsage(ParameterException e) {

@@ -48,6 +48,7 @@ final class Progress implements TrainingListener, AutoCloseable {
                 bar =
                         ProgressBar.builder()
                                 .setUpdateIntervalMillis(REFRESH_MILLIS)
+                                .continuousUpdate() // it does not look at our step
                                 .setConsumer(new ConsoleProgressBarConsumer(System.out))
                                 .setRenderer((_, width) -> live(width))
                                 .build();

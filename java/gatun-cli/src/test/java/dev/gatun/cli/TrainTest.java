@@ -1,0 +1,119 @@
+package dev.gatun.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import dev.gatun.trainer.Checkpoints;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class TrainTest {
+    private static final String STEPS = "--steps=1000";
+    private static final String[] OPTIONS = {STEPS, "--save-steps=100", "--dropout=0.1"};
+
+    @TempDir private static Path shared;
+    private static Path data;
+    private static Path whole;
+
+    @TempDir private Path folder;
+
+    @BeforeAll
+    static void trainWithoutAStop() {
+        data = Run.file(shared, "text.txt", Run.text(2, 4_000));
+        whole = shared.resolve("whole");
+        Run run = Run.train(data, whole, OPTIONS).ok();
+        assertThat(run.out())
+                .contains("tokens to learn from", "step 1/1000", "step 1000/1000", "Written");
+        assertThat(run.out()).doesNotContain("\r");
+        assertThat(whole.resolve("report.html")).isNotEmptyFile();
+        assertThat(whole.resolve("checkpoint-1000")).isDirectory();
+    }
+
+    /** Trains in a process of its own until it has said {@code words}, then signals it. */
+    private Ended stop(String signal, Path out, String words) throws Exception {
+        Process process = Run.child(Run.trainArguments(data, out, OPTIONS)).start();
+        process.getOutputStream().close();
+        var said = new StringBuilder();
+        try (BufferedReader lines = process.inputReader(StandardCharsets.UTF_8)) {
+            boolean sent = false;
+            for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+                said.append(line).append('\n');
+                if (!sent && line.contains(words)) {
+                    sent = true;
+                    new ProcessBuilder("kill", "-" + signal, "" + process.pid()).start().waitFor();
+                }
+            }
+            said.append(
+                    new String(process.getErrorStream().readAllBytes(), StandardCharsets.UTF_8));
+            assertThat(sent).as(said.toString()).isTrue();
+        }
+        return new Ended(process.waitFor(), said.toString());
+    }
+
+    private record Ended(int code, String said) {}
+
+    private void resumesToTheSameWeights(Path out) throws IOException {
+        long stoppedAt = Checkpoints.newestStep(out).orElseThrow();
+        assertThat(stoppedAt).isBetween(1L, 999L);
+        Run.train(data, out, STEPS, "--save-steps=100", "--dropout=0.1", "--resume").ok();
+        for (String name : new String[] {"model.safetensors", "config.json", "tokenizer.json"}) {
+            assertThat(out.resolve(name)).hasSameBinaryContentAs(whole.resolve(name));
+        }
+        assertThat(Files.readAllLines(out.resolve("metrics.jsonl")))
+                .as("one line a step, and the last measurement")
+                .hasSameSizeAs(Files.readAllLines(whole.resolve("metrics.jsonl")));
+    }
+
+    @Test
+    void controlCSavesACheckpointAndSaysHowToGoOn() throws Exception {
+        Path out = folder.resolve("out");
+        Ended ended = stop("INT", out, "step 1/1000");
+        assertThat(ended.code()).isEqualTo(TrainingRun.STOPPED);
+        assertThat(ended.said())
+                .contains("stopping: finishing this step", "Stopped after step ", "checkpoint-")
+                .contains("./gatun train --data", STEPS, "--resume")
+                .doesNotContain("\tat ");
+        resumesToTheSameWeights(out);
+    }
+
+    @Test
+    void aKilledRunGoesOnFromItsLastCheckpoint() throws Exception {
+        Path out = folder.resolve("out");
+        Ended ended = stop("KILL", out, "saved");
+        assertThat(ended.code()).isEqualTo(128 + 9);
+        resumesToTheSameWeights(out);
+    }
+
+    @Test
+    void goesOnWithAModelThatIsThere() throws IOException {
+        Path out = folder.resolve("tuned");
+        Run run =
+                Run.of(
+                        "train",
+                        "--device=cpu",
+                        "--data=" + data,
+                        "--out=" + out,
+                        "--init-from=" + whole,
+                        "--steps=2",
+                        "--learning-rate=1e-5",
+                        "--profile");
+        assertThat(run.ok().out()).contains("GFLOP/s", "matmul", "all ops");
+        assertThat(out.resolve("config.json"))
+                .hasSameTextualContentAs(whole.resolve("config.json"));
+        assertThat(out.resolve("tokenizer.json"))
+                .hasSameTextualContentAs(whole.resolve("tokenizer.json"));
+    }
+
+    @Test
+    void aMovedTokenizerIsUsed() {
+        Path out = folder.resolve("out");
+        Run.train(data, out, "--steps=1", "--tokenizer=" + whole.resolve("tokenizer.json")).ok();
+        assertThat(out.resolve("tokenizer.json"))
+                .hasSameTextualContentAs(whole.resolve("tokenizer.json"));
+    }
+}
