@@ -44,7 +44,8 @@ public record Report(
             .tiles{display:flex;flex-wrap:wrap;gap:.8rem}.tile{border:1px solid var(--line);
             border-radius:8px;padding:.6rem .9rem;min-width:9rem}
             .tile b{display:block;font-size:1.35rem}.tile span{color:var(--dim);font-size:.85rem}
-            svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:var(--dim)}
+            svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:var(--dim);
+            paint-order:stroke;stroke:var(--paper);stroke-width:4px}
             .grid{stroke:var(--line);stroke-width:1}
             .reference{stroke:var(--dim);stroke-width:1.2;stroke-dasharray:5 4}
             path{fill:none;stroke-width:1.8}line.s0,path.s0{stroke:var(--s0)}
@@ -143,7 +144,9 @@ public record Report(
         if (!samples.isEmpty()) {
             html.append("<h2>What it writes</h2>");
             samples.forEach((prompt, text) ->
-                    html.append("<pre><b>%s</b>%s</pre>".formatted(escape(prompt), escape(text))));
+                    html.append(
+                            "<pre><b>%s</b>%s</pre>"
+                                    .formatted(escape(prompt), escape(text.stripTrailing()))));
         }
         html.append("<h2>Settings</h2>").append(table(settings));
         html.append("<h2>Machine</h2>").append(table(machine));

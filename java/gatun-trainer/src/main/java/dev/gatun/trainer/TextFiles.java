@@ -103,7 +103,7 @@ public record TextFiles(List<Document> train, List<Document> validation) {
         if (documents.size() == 1) {
             Document whole = documents.getFirst();
             int cut = (int) (whole.text().length() - wanted);
-            if (cut > 0 && Character.isLowSurrogate(whole.text().charAt(cut))) {
+            if (cut > 0 && wanted > 0 && Character.isLowSurrogate(whole.text().charAt(cut))) {
                 cut--;
             }
             return new TextFiles(
