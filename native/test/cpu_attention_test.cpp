@@ -95,8 +95,8 @@ double ulp(int32_t dtype, double x) {
   return std::ldexp(1., (x == 0 ? least : std::max(std::ilogb(x), least)) - digits + 1);
 }
 
-// A tensor whose rows may have gaps and whose dimensions 1 and 2 may be stored swapped (heads inside
-// tokens, as in a packed projection). Everything outside its elements is a canary.
+// A tensor whose rows may have gaps and whose dimensions 1 and 2 may be stored swapped (heads
+// inside tokens, as in a packed projection). Everything outside its elements is a canary.
 struct Tensor {
   static constexpr int64_t kMargin = 256;
   int32_t dtype;
@@ -311,9 +311,7 @@ struct Case {
   int threads;
   std::vector<int64_t> lengths;
 
-  double factor() const {
-    return scale != 0 ? scale : 1 / std::sqrt(static_cast<double>(columns));
-  }
+  double factor() const { return scale != 0 ? scale : 1 / std::sqrt(static_cast<double>(columns)); }
   int64_t sees(int64_t b, int64_t i) const {
     int64_t n = std::clamp<int64_t>(with_lengths ? lengths[b] : keys, 0, keys);
     if (causal) n = std::min(n, i + keys - queries + 1);
@@ -326,8 +324,8 @@ struct Case {
                   static_cast<long long>(batches), static_cast<long long>(kv_heads),
                   static_cast<long long>(group), static_cast<long long>(queries),
                   static_cast<long long>(keys), static_cast<long long>(columns),
-                  causal ? " causal" : "", with_lengths ? " lengths" : "",
-                  ragged ? " ragged" : "", name_of(dtype), static_cast<double>(scale), threads);
+                  causal ? " causal" : "", with_lengths ? " lengths" : "", ragged ? " ragged" : "",
+                  name_of(dtype), static_cast<double>(scale), threads);
     return text;
   }
 };
@@ -378,9 +376,15 @@ References<A> reference(const Case& c, Tensor& q, Tensor& k, Tensor& v, Tensor& 
       std::vector<A> dv(dk.size());
       for (int64_t g = 0; g < c.group; ++g) {
         const int64_t h = kv * c.group + g;
-        Head<A> head{c.queries, c.keys, c.columns, scaled(head_values<A>(q, b, h), c.factor()),
-                     head_values<A>(k, b, kv), head_values<A>(v, b, kv),
-                     static_cast<A>(c.factor()), {}, 0};
+        Head<A> head{c.queries,
+                     c.keys,
+                     c.columns,
+                     scaled(head_values<A>(q, b, h), c.factor()),
+                     head_values<A>(k, b, kv),
+                     head_values<A>(v, b, kv),
+                     static_cast<A>(c.factor()),
+                     {},
+                     0};
         for (int64_t i = 0; i < c.queries; ++i) head.sees.push_back(c.sees(b, i));
         std::vector<A> out, lse, dq;
         head.forward(out, lse);
@@ -435,8 +439,8 @@ void check_forward_backward(const Backend& backend, const Case& c) {
   backend.attention_forward(context, {out.view(), keeps_lse ? lse.view() : View{}, q.view(),
                                       k.view(), v.view(), seen, c.causal, c.scale});
   if (!keeps_lse)
-    backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), v.view(), seen,
-                                        c.causal, c.scale});
+    backend.attention_forward(
+        context, {out.view(), lse.view(), q.view(), k.view(), v.view(), seen, c.causal, c.scale});
   const References<double> truth = reference<double>(c, q, k, v, dout, nullptr);
   const References<float> plain = reference<float>(c, q, k, v, dout, &out);
   compare("attention_forward out " + c.name(), c.dtype, truth.out, wide(plain.out), out);
@@ -447,8 +451,16 @@ void check_forward_backward(const Backend& backend, const Case& c) {
   const AttentionBackward backward{wanted & 1 ? dq.view() : View{},
                                    wanted & 2 ? dk.view() : View{},
                                    wanted & 4 ? dv.view() : View{},
-                                   dout.view(), out.view(), lse.view(), q.view(), k.view(),
-                                   v.view(), seen, c.causal, c.scale, accumulate};
+                                   dout.view(),
+                                   out.view(),
+                                   lse.view(),
+                                   q.view(),
+                                   k.view(),
+                                   v.view(),
+                                   seen,
+                                   c.causal,
+                                   c.scale,
+                                   accumulate};
   backend.attention_backward(context, backward);
   const auto gradient = [&](const char* what, int bit, Tensor& had, const std::vector<double>& old,
                             std::vector<double> want, std::vector<double> approximate) {
@@ -470,8 +482,8 @@ void check_forward_backward(const Backend& backend, const Case& c) {
   // The same call again gives the same bits.
   if (accumulate == 0) {
     const auto before = std::vector{dq.memory, dk.memory, dv.memory, out.memory};
-    backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), v.view(), seen,
-                                        c.causal, c.scale});
+    backend.attention_forward(
+        context, {out.view(), lse.view(), q.view(), k.view(), v.view(), seen, c.causal, c.scale});
     backend.attention_backward(context, backward);
     if (before != std::vector{dq.memory, dk.memory, dv.memory, out.memory})
       report("%s: a second run gave other bits", c.name().c_str());
@@ -497,28 +509,29 @@ void check_special_values(const Backend& backend) {
   q.set(sick_query * c.columns, NAN);
   k.set(sick_key * c.columns, flip() ? NAN : INFINITY);
   TestContext context(2);
-  backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), v.view(), View{},
-                                      true, 0.f});
+  backend.attention_forward(
+      context, {out.view(), lse.view(), q.view(), k.view(), v.view(), View{}, true, 0.f});
   ++checks;
   for (int64_t i = 0; i < c.queries; ++i)
     for (int64_t d = 0; d < c.columns; ++d) {
       const double x = out.get(i * c.columns + d);
       if (i == sick_query && !std::isnan(x)) report("NaN in query %lld was lost", (long long)i);
       if (i != sick_query && i < sick_key && !std::isfinite(x))
-        report("query %lld does not see key %lld but became %g", (long long)i,
-               (long long)sick_key, x);
+        report("query %lld does not see key %lld but became %g", (long long)i, (long long)sick_key,
+               x);
     }
   if (std::isnan(k.get(sick_key * c.columns)))
     for (int64_t i = sick_key; i < c.queries; ++i)
-      if (!std::isnan(out.get(i * c.columns))) report("NaN in key %lld was lost", (long long)sick_key);
+      if (!std::isnan(out.get(i * c.columns)))
+        report("NaN in key %lld was lost", (long long)sick_key);
 
   // Scores of -infinity weigh nothing; huge finite scores do not overflow.
   q.fill_normal();
   k.fill_normal();
   for (int64_t i = 0; i < c.queries; ++i) q.set(i * c.columns, 1);
   for (int64_t j = 1; j < c.keys; ++j) k.set(j * c.columns, j % 2 ? -INFINITY : 3e4);
-  backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), v.view(), View{},
-                                      true, 1.f});
+  backend.attention_forward(
+      context, {out.view(), lse.view(), q.view(), k.view(), v.view(), View{}, true, 1.f});
   ++checks;
   for (int64_t i = 0; i < out.size(); ++i)
     if (!std::isfinite(out.get(i))) {
@@ -534,11 +547,11 @@ void check_empty(const Backend& backend) {
   k.fill_normal();
   dk.fill_normal();
   dv.fill_normal();
-  backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), k.view(), View{},
-                                      false, 0.f});
-  backend.attention_backward(context, {View{}, dk.view(), dv.view(), out.view(), out.view(),
-                                       lse.view(), q.view(), k.view(), k.view(), View{}, false, 0.f,
-                                       0});
+  backend.attention_forward(
+      context, {out.view(), lse.view(), q.view(), k.view(), k.view(), View{}, false, 0.f});
+  backend.attention_backward(
+      context, {View{}, dk.view(), dv.view(), out.view(), out.view(), lse.view(), q.view(),
+                k.view(), k.view(), View{}, false, 0.f, 0});
   ++checks;
   for (int64_t i = 0; i < dk.size(); ++i)
     if (dk.get(i) != 0 || dv.get(i) != 0) {
@@ -550,11 +563,11 @@ void check_empty(const Backend& backend) {
   q2.fill_normal();
   out2.fill_normal();
   dq2.fill_normal();
-  backend.attention_forward(context, {out2.view(), lse2.view(), q2.view(), none.view(), none.view(),
-                                      View{}, true, 0.f});
-  backend.attention_backward(context, {dq2.view(), none.view(), none.view(), out2.view(),
-                                       out2.view(), lse2.view(), q2.view(), none.view(),
-                                       none.view(), View{}, true, 0.f, 0});
+  backend.attention_forward(
+      context, {out2.view(), lse2.view(), q2.view(), none.view(), none.view(), View{}, true, 0.f});
+  backend.attention_backward(
+      context, {dq2.view(), none.view(), none.view(), out2.view(), out2.view(), lse2.view(),
+                q2.view(), none.view(), none.view(), View{}, true, 0.f, 0});
   ++checks;
   for (int64_t i = 0; i < out2.size(); ++i)
     if (out2.get(i) != 0 || dq2.get(i) != 0) {
@@ -618,8 +631,8 @@ void check_paged(const Backend& backend) {
   const View table_view = table ? page_table.view() : View{};
   backend.kv_append(context, {k_pages.view(), v_pages.view(), k_old.view(), v_old.view(),
                               table_view, none.view()});
-  backend.kv_append(context, {k_pages.view(), v_pages.view(), k.view(), v.view(), table_view,
-                              length.view()});
+  backend.kv_append(
+      context, {k_pages.view(), v_pages.view(), k.view(), v.view(), table_view, length.view()});
   if (context.status != GATUN_OK) report("%s: %s", what.c_str(), context.sentence.c_str());
   if (!k_pages.canaries() || !v_pages.canaries())
     report("kv_append %s: wrote beyond its pages", what.c_str());
@@ -649,19 +662,25 @@ void check_paged(const Backend& backend) {
   for (int64_t b = 0; b < batches; ++b)
     for (int64_t h = 0; h < kv_heads * group; ++h) {
       const int64_t keys = lengths[static_cast<size_t>(b)] + tokens;
-      const double factor = scale != 0 ? static_cast<double>(scale)
-                                       : 1 / std::sqrt(static_cast<double>(columns));
-      Head<double> head{tokens, keys, columns, scaled(head_values<double>(q, b, h), factor),
-                        {}, {}, factor, {}, 0};
+      const double factor =
+          scale != 0 ? static_cast<double>(scale) : 1 / std::sqrt(static_cast<double>(columns));
+      Head<double> head{tokens, keys, columns, scaled(head_values<double>(q, b, h), factor), {}, {},
+                        factor, {},   0};
       for (int64_t j = 0; j < keys; ++j)
         for (int64_t d = 0; d < columns; ++d) {
           head.k.push_back(cached(k_pages, b, h / group, j, d));
           head.v.push_back(cached(v_pages, b, h / group, j, d));
         }
       for (int64_t i = 0; i < tokens; ++i) head.sees.push_back(keys - tokens + i + 1);
-      Head<float> narrow{tokens, keys, columns, scaled(head_values<float>(q, b, h), factor),
-                         {head.k.begin(), head.k.end()}, {head.v.begin(), head.v.end()},
-                         static_cast<float>(head.scale), head.sees, 0};
+      Head<float> narrow{tokens,
+                         keys,
+                         columns,
+                         scaled(head_values<float>(q, b, h), factor),
+                         {head.k.begin(), head.k.end()},
+                         {head.v.begin(), head.v.end()},
+                         static_cast<float>(head.scale),
+                         head.sees,
+                         0};
       std::vector<double> one, sums;
       head.forward(one, sums);
       append(truth, one);
@@ -678,23 +697,23 @@ void check_paged(const Backend& backend) {
   std::vector<int64_t> beyond(static_cast<size_t>(batches),
                               flip() ? -tokens - 3 : (table ? row_pages : 1) * slots);
   Tensor far = lengths_tensor(beyond);
-  backend.kv_append(broken, {k_pages.view(), v_pages.view(), k.view(), v.view(), table_view,
-                             far.view()});
+  backend.kv_append(broken,
+                    {k_pages.view(), v_pages.view(), k.view(), v.view(), table_view, far.view()});
   ++checks;
   if (broken.status != GATUN_OUT_OF_RANGE) report("kv_append %s: no fault beyond", what.c_str());
   if (pages_before != std::vector{k_pages.memory, v_pages.memory})
     report("kv_append %s: a slot beyond the pages was written", what.c_str());
   broken.status = GATUN_OK;
-  backend.attention_decode(broken, {out.view(), q.view(), k_pages.view(), v_pages.view(),
-                                    table_view, far.view(), 0.f});
+  backend.attention_decode(
+      broken, {out.view(), q.view(), k_pages.view(), v_pages.view(), table_view, far.view(), 0.f});
   if (broken.status != GATUN_OUT_OF_RANGE)
     report("attention_decode %s: no fault beyond", what.c_str());
   if (!table) return;
   for (int64_t i = 0; i < page_table.size(); ++i)
     page_table.set(i, flip() ? -1 : static_cast<double>(pages + pick(0, 1000000)));
   broken.status = GATUN_OK;
-  backend.kv_append(broken, {k_pages.view(), v_pages.view(), k.view(), v.view(), table_view,
-                             length.view()});
+  backend.kv_append(
+      broken, {k_pages.view(), v_pages.view(), k.view(), v.view(), table_view, length.view()});
   if (broken.status != GATUN_OUT_OF_RANGE ||
       pages_before != std::vector{k_pages.memory, v_pages.memory})
     report("kv_append %s: wrong pages must be dropped and reported", what.c_str());

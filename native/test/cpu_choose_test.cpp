@@ -1,6 +1,6 @@
 // argmax and sample of every SIMD level against a reference written here: a full sort and sums in
-// float64, of logits divided in f32 as the library divides them. Where the reference itself hangs by
-// a hair (a mass or a draw within 1e-6 of its limit) either side is right and the case is passed
+// float64, of logits divided in f32 as the library divides them. Where the reference itself hangs
+// by a hair (a mass or a draw within 1e-6 of its limit) either side is right and the case is passed
 // over; few may be. Usage: cpu_choose_test [seed]
 #include <algorithm>
 #include <cmath>
@@ -196,7 +196,8 @@ Kept reference(const float* logits, int64_t n, const Sample& op) {
   const auto normalise = [&] {
     double total = 0;
     for (int64_t i = 0; i < n; ++i) {
-      kept.probability[i] = alive[i] ? (std::isinf(most) ? x[i] == most : std::exp(x[i] - most)) : 0;
+      kept.probability[i] =
+          alive[i] ? (std::isinf(most) ? x[i] == most : std::exp(x[i] - most)) : 0;
       total += kept.probability[i];
     }
     for (double& p : kept.probability) p /= total;
@@ -232,10 +233,10 @@ Kept reference(const float* logits, int64_t n, const Sample& op) {
 }
 
 double uniform_of(const Philox& philox, int64_t step, int64_t r) {
-  const cpu::PhiloxBlock words = cpu::philox4x32(
-      {{static_cast<uint32_t>(r / 4), philox.site << 16, static_cast<uint32_t>(step),
-        philox.micro_batch}},
-      static_cast<uint32_t>(philox.seed), static_cast<uint32_t>(philox.seed >> 32));
+  const cpu::PhiloxBlock words =
+      cpu::philox4x32({{static_cast<uint32_t>(r / 4), philox.site << 16,
+                        static_cast<uint32_t>(step), philox.micro_batch}},
+                      static_cast<uint32_t>(philox.seed), static_cast<uint32_t>(philox.seed >> 32));
   return (words.word[r % 4] >> 8) / 16777216.0;
 }
 
@@ -296,8 +297,9 @@ void check_sample(const Backend& backend) {
       continue;
     }
     char text[200];
-    std::snprintf(text, sizeof text, "sample V=%lld T=%g top_k=%d top_p=%.9g min_p=%.9g u=%.9g row %lld",
-                  (long long)n, op.temperature, op.top_k, op.top_p, op.min_p, u, (long long)r);
+    std::snprintf(text, sizeof text,
+                  "sample V=%lld T=%g top_k=%d top_p=%.9g min_p=%.9g u=%.9g row %lld", (long long)n,
+                  op.temperature, op.top_k, op.top_p, op.min_p, u, (long long)r);
     if (token != want) {
       report("%s: wanted %lld, had %d", text, (long long)want, token);
       continue;
@@ -326,8 +328,8 @@ void check_frequencies(const Backend& backend) {
   };
   constexpr Golden kGolden[] = {
       {0, 1, 0, {.4, .2, .2, .1, .1}},
-      {2, 1, 0, {.5, .25, .25, 0, 0}},             // ties with the second survive
-      {0, .5f, 0, {2. / 3, 0, 1. / 3, 0, 0}},      // the token that crosses one half is kept
+      {2, 1, 0, {.5, .25, .25, 0, 0}},         // ties with the second survive
+      {0, .5f, 0, {2. / 3, 0, 1. / 3, 0, 0}},  // the token that crosses one half is kept
       {0, 1, .5f * (1 - 1e-6f), {.5, .25, .25, 0, 0}},
       {1, .9f, .9f, {1, 0, 0, 0, 0}},
       {4, .7f, .3f, {.5, .25, .25, 0, 0}},  // top-k keeps all: two tie with the fourth

@@ -38,20 +38,16 @@ struct PhiloxStream {
   uint32_t micro_batch;
 
   constexpr PhiloxBlock words(uint64_t block) const {
-    return philox4x32({{static_cast<uint32_t>(block),
-                        (static_cast<uint32_t>(block >> 32) & 0xffffu) | site << 16, step,
-                        micro_batch}},
-                      static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    return philox4x32(
+        {{static_cast<uint32_t>(block), (static_cast<uint32_t>(block >> 32) & 0xffffu) | site << 16,
+          step, micro_batch}},
+        static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   }
-  constexpr uint32_t word(uint64_t element) const {
-    return words(element / 4).word[element % 4];
-  }
+  constexpr uint32_t word(uint64_t element) const { return words(element / 4).word[element % 4]; }
 };
 
 // Uniform in [0, 1), a multiple of 2^-24: exact in f32.
-constexpr float philox_uniform(uint32_t word) {
-  return static_cast<float>(word >> 8) * 0x1p-24f;
-}
+constexpr float philox_uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 // The known answers that the authors publish with Random123 (kat_vectors).
 namespace philox_known_answers {

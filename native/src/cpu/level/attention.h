@@ -1,6 +1,6 @@
 // What attention's passes share. Their tiles stand transposed: a row is a key, a lane is a query.
-// So the softmax of a query never leaves its lane, scores come from k as it lies in memory, and only
-// the queries are ever transposed, once for each block of them.
+// So the softmax of a query never leaves its lane, scores come from k as it lies in memory, and
+// only the queries are ever transposed, once for each block of them.
 #pragma once
 
 #include <algorithm>
@@ -139,8 +139,8 @@ struct AttendScratch {
 
 // Up to kQueries queries [rows, columns] over the keys they see: online softmax (Milakov &
 // Gimelshein 2018, arXiv:1805.02867) over blocks of keys (FlashAttention, arXiv:2205.14135).
-// fetch(j, n) gives the KeyBlock of keys j .. j + n. `factor` is the scale times log2 e: the softmax
-// works with powers of 2. lse may be null.
+// fetch(j, n) gives the KeyBlock of keys j .. j + n. `factor` is the scale times log2 e: the
+// softmax works with powers of 2. lse may be null.
 template <typename T, typename Fetch>
 void attend(const AttendScratch& scratch, T* out, int64_t out_row, float* lse, const T* q,
             int64_t q_row, int rows, int64_t columns, float factor, Sight sight, Fetch fetch) {
@@ -170,8 +170,8 @@ void attend(const AttendScratch& scratch, T* out, int64_t out_row, float* lse, c
     }
     for (int c = 0; c < vectors; ++c) {
       // Keys before `whole` are seen by all lanes, from `end` on by none.
-      const int whole = static_cast<int>(
-          std::clamp<int64_t>(sight.reach + c * kLanes - start, 0, n));
+      const int whole =
+          static_cast<int>(std::clamp<int64_t>(sight.reach + c * kLanes - start, 0, n));
       const int end = static_cast<int>(
           std::clamp<int64_t>(sight.reach + c * kLanes + kLanes - 1 - start, 0, n));
       float* const column = scores + c * kLanes;
@@ -180,8 +180,7 @@ void attend(const AttendScratch& scratch, T* out, int64_t out_row, float* lse, c
       int j = 0;
       for (; j + 4 <= whole; j += 4)
 #pragma GCC unroll 4
-        for (int u = 0; u < 4; ++u)
-          peak[u] = larger(peak[u], load(column + (j + u) * kQueries));
+        for (int u = 0; u < 4; ++u) peak[u] = larger(peak[u], load(column + (j + u) * kQueries));
       for (; j < whole; ++j) peak[0] = larger(peak[0], load(column + j * kQueries));
       for (; j < end; ++j) {
         const vi hidden = lanes < static_cast<int32_t>(start + j + 1 - sight.reach - c * kLanes);
@@ -213,8 +212,9 @@ void attend(const AttendScratch& scratch, T* out, int64_t out_row, float* lse, c
     for (int r = 0; r < rows; r += kTileRows) {
       const int height = std::min(kTileRows, rows - r);
       const int64_t seen = std::min<int64_t>(n, sight.of(r + height - 1) - start);
-      const Product product{std::max<int64_t>(seen, 0), scores + r, 1, kQueries, block.v,
-                            block.v_row, scratch.sums + r * padded, padded, rescale + r};
+      const Product product{
+          std::max<int64_t>(seen, 0), scores + r, 1,          kQueries, block.v, block.v_row,
+          scratch.sums + r * padded,  padded,     rescale + r};
       if (start == 0)
         multiply_strip<Into::kSet>(height, wide, product);
       else if (seen > 0)
@@ -231,8 +231,7 @@ void attend(const AttendScratch& scratch, T* out, int64_t out_row, float* lse, c
     const float* const from = scratch.sums + i * padded;
     const float inverse = blind ? 0.f : 1.f / mass[i];
     each_vector(
-        columns,
-        [&](int64_t d) { store(to + d, blind ? vf{} : load(from + d) * inverse); },
+        columns, [&](int64_t d) { store(to + d, blind ? vf{} : load(from + d) * inverse); },
         [&](int64_t d, int count) {
           store_first(to + d, blind ? vf{} : load(from + d) * inverse, count);
         });

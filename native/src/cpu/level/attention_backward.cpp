@@ -13,12 +13,12 @@ namespace gatun::cpu::GATUN_LEVEL {
 namespace {
 
 struct BackwardScratch {
-  float *queries, *douts;            // transposed [columns, kQueries]
-  float *query_rows, *dout_rows;     // [kQueries, padded], unused where direct
-  float *weights, *dscores;          // tiles [kKeys, kQueries]
-  float *keys, *values;              // [kKeys, padded], unused where direct
-  float *dq;                         // [kQueries, padded]
-  float *dk, *dv;                    // [span, padded]
+  float *queries, *douts;         // transposed [columns, kQueries]
+  float *query_rows, *dout_rows;  // [kQueries, padded], unused where direct
+  float *weights, *dscores;       // tiles [kKeys, kQueries]
+  float *keys, *values;           // [kKeys, padded], unused where direct
+  float* dq;                      // [kQueries, padded]
+  float *dk, *dv;                 // [span, padded]
 
   BackwardScratch(Carver& carver, int64_t columns, int64_t span) {
     const int64_t padded = round_up(columns, kLanes);
@@ -76,9 +76,9 @@ float row_product(const T* a, const T* b, int64_t columns) {
   return sum(total);
 }
 
-// weights: scores (in powers of 2) become probabilities; dscores: their gradients dp become those of
-// the scores but for the scale. `height` keys from `key` on, lanes from vector `skipped` on; lanes
-// before it see none of these keys.
+// weights: scores (in powers of 2) become probabilities; dscores: their gradients dp become those
+// of the scores but for the scale. `height` keys from `key` on, lanes from vector `skipped` on;
+// lanes before it see none of these keys.
 void differentiate(float* weights, float* dscores, int height, int64_t key, int skipped,
                    int vectors, const float* lse, const float* delta, const Sight& sight) {
   const vi lanes = lane_numbers();
@@ -134,8 +134,8 @@ void backward(Context& context, const AttentionBackward& op) {
   const int threads = tasks == 1 ? 1 : most_threads;
   const int64_t floats = BackwardScratch::floats(columns, std::min(span, keys));
   const int64_t partial = spans > 1 && wants_dq ? batches * heads * queries * padded : 0;
-  auto* const partials = static_cast<float*>(context.workspace(
-      static_cast<size_t>(partial * spans + floats * threads) * sizeof(float)));
+  auto* const partials = static_cast<float*>(
+      context.workspace(static_cast<size_t>(partial * spans + floats * threads) * sizeof(float)));
   float* const workspace = partials + partial * spans;
 
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
@@ -159,8 +159,7 @@ void backward(Context& context, const AttentionBackward& op) {
       for (int64_t first = 0; first < queries; first += kQueries) {
         const int rows = static_cast<int>(std::min<int64_t>(kQueries, queries - first));
         const int vectors = (rows + kLanes - 1) / kLanes;
-        const Sight sight{std::min(visible, to),
-                          op.causal ? first + keys - queries + 1 : kSeesAll};
+        const Sight sight{std::min(visible, to), op.causal ? first + keys - queries + 1 : kSeesAll};
         const int64_t total = sight.of(rows - 1);
         if (total <= from) {
           if (wants_dq) std::memset(scratch.dq, 0, sizeof(float) * rows * padded);
@@ -185,8 +184,7 @@ void backward(Context& context, const AttentionBackward& op) {
             base[i] = kInfinity;  // no weight at all, for lanes without a query or a key
             delta[i] = 0.f;
             if (i >= rows) continue;
-            if (lse[first + i] != -kInfinity)
-              base[i] = static_cast<float>(lse[first + i] * kLog2E);
+            if (lse[first + i] != -kInfinity) base[i] = static_cast<float>(lse[first + i] * kLog2E);
             delta[i] = row_product(dout + (first + i) * op.dout.stride[2],
                                    out + (first + i) * op.out.stride[2], columns);
           }
@@ -212,15 +210,14 @@ void backward(Context& context, const AttentionBackward& op) {
             multiply_strip<Into::kSet>(
                 height, vectors - skipped,
                 {columns, value_rows + r * value_row, value_row, 1,
-                 scratch.douts + skipped * kLanes, kQueries, dscores + skipped * kLanes,
-                 kQueries});
+                 scratch.douts + skipped * kLanes, kQueries, dscores + skipped * kLanes, kQueries});
             differentiate(weights, dscores, height, start + r, skipped, vectors, base, delta,
                           sight);
             if (wants_dv)
               multiply_strip<Into::kAdd>(
                   height, wide,
-                  {rows - seer, weights + seer, kQueries, 1, dout_rows + seer * dout_row,
-                   dout_row, scratch.dv + (start - from + r) * padded, padded});
+                  {rows - seer, weights + seer, kQueries, 1, dout_rows + seer * dout_row, dout_row,
+                   scratch.dv + (start - from + r) * padded, padded});
             if (wants_dk)
               multiply_strip<Into::kAdd>(
                   height, wide,
@@ -231,7 +228,7 @@ void backward(Context& context, const AttentionBackward& op) {
           for (int r = 0; r < rows; r += kTileRows) {
             const int height = std::min(kTileRows, rows - r);
             const int64_t seen = std::clamp<int64_t>(sight.of(r + height - 1) - start, 0, n);
-            const Product product{seen,    scratch.dscores + r, 1, kQueries, key_rows,
+            const Product product{seen,    scratch.dscores + r,     1,     kQueries, key_rows,
                                   key_row, scratch.dq + r * padded, padded};
             if (start == from)
               multiply_strip<Into::kSet>(height, wide, product);
@@ -241,8 +238,8 @@ void backward(Context& context, const AttentionBackward& op) {
         }
         if (!wants_dq) continue;
         if (spans == 1)
-          write_rows(head_of<T>(op.dq, b, h) + first * op.dq.stride[2], op.dq.stride[2],
-                     scratch.dq, padded, rows, columns, scale, adds(op.accumulate, 0));
+          write_rows(head_of<T>(op.dq, b, h) + first * op.dq.stride[2], op.dq.stride[2], scratch.dq,
+                     padded, rows, columns, scale, adds(op.accumulate, 0));
         else
           std::memcpy(partials + part * partial + ((b * heads + h) * queries + first) * padded,
                       scratch.dq, sizeof(float) * rows * padded);
@@ -263,7 +260,8 @@ void backward(Context& context, const AttentionBackward& op) {
     float* const total = partials + row * padded;
     for (int64_t part = 1; part < spans; ++part) {
       const float* const more = total + part * partial;
-      for (int64_t d = 0; d < padded; d += kLanes) store(total + d, load(total + d) + load(more + d));
+      for (int64_t d = 0; d < padded; d += kLanes)
+        store(total + d, load(total + d) + load(more + d));
     }
     const int64_t i = row % queries, h = row / queries % heads, b = row / queries / heads;
     write_rows(head_of<T>(op.dq, b, h) + i * op.dq.stride[2], op.dq.stride[2], total, padded, 1,

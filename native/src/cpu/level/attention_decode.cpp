@@ -197,8 +197,8 @@ void decode_few(Context& context, const AttentionDecode& op) {
 
   int64_t longest = 0;
   for (int64_t b = 0; b < batches; ++b) longest = std::max(longest, keys_of(op, pages, b));
-  const double work = static_cast<double>(batches * heads * queries * columns) *
-                      static_cast<double>(longest);
+  const double work =
+      static_cast<double>(batches * heads * queries * columns) * static_cast<double>(longest);
   const int most_threads = work < kParallelWork ? 1 : context.threads;
   // Spans of keys are worth joining only where heads alone leave threads idle.
   const int64_t all_heads = batches * kv_heads;
@@ -353,19 +353,19 @@ void decode_many(Context& context, const AttentionDecode& op) {
     const int rows = static_cast<int>(std::min<int64_t>(kQueries, queries - first));
     const int64_t keys = keys_of(op, pages, b);
     const Sight sight{keys, keys - queries + first + 1};
-    attend<T>(scratch,
-              op.out.as<T>() + b * op.out.stride[0] + h * op.out.stride[1] +
-                  first * op.out.stride[2],
-              op.out.stride[2], nullptr,
-              op.q.as<T>() + b * op.q.stride[0] + h * op.q.stride[1] + first * op.q.stride[2],
-              op.q.stride[2], rows, columns, factor, sight, [&](int64_t j, int64_t n) {
-                KeyBlock block;
-                block.k = gather(context, scratch.keys, pages, op.k_pages, b, h / group, j, n,
-                                 columns, &block.k_row);
-                block.v = gather(context, scratch.values, pages, op.v_pages, b, h / group, j, n,
-                                 columns, &block.v_row);
-                return block;
-              });
+    attend<T>(
+        scratch,
+        op.out.as<T>() + b * op.out.stride[0] + h * op.out.stride[1] + first * op.out.stride[2],
+        op.out.stride[2], nullptr,
+        op.q.as<T>() + b * op.q.stride[0] + h * op.q.stride[1] + first * op.q.stride[2],
+        op.q.stride[2], rows, columns, factor, sight, [&](int64_t j, int64_t n) {
+          KeyBlock block;
+          block.k = gather(context, scratch.keys, pages, op.k_pages, b, h / group, j, n, columns,
+                           &block.k_row);
+          block.v = gather(context, scratch.values, pages, op.v_pages, b, h / group, j, n, columns,
+                           &block.v_row);
+          return block;
+        });
   }
 }
 

@@ -24,8 +24,8 @@ void forward(Context& context, const AttentionForward& op) {
   auto* const workspace =
       static_cast<float*>(context.workspace(static_cast<size_t>(floats * threads) * sizeof(float)));
 
-  // A task's result does not depend on who runs it, so the loop may be dynamic: causal blocks differ
-  // in length. The longest of a head come first.
+  // A task's result does not depend on who runs it, so the loop may be dynamic: causal blocks
+  // differ in length. The longest of a head come first.
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t task = 0; task < tasks; ++task) {
     const int64_t first = (blocks - 1 - task % blocks) * kQueries;
@@ -36,23 +36,23 @@ void forward(Context& context, const AttentionForward& op) {
     const int rows = static_cast<int>(std::min<int64_t>(kQueries, queries - first));
     const T* const k = op.k.as<T>() + b * op.k.stride[0] + kv * op.k.stride[1];
     const T* const v = op.v.as<T>() + b * op.v.stride[0] + kv * op.v.stride[1];
-    float* const lse = op.lse ? op.lse.as<float>() + b * op.lse.stride[0] +
-                                    h * op.lse.stride[1] + first
-                              : nullptr;
+    float* const lse =
+        op.lse ? op.lse.as<float>() + b * op.lse.stride[0] + h * op.lse.stride[1] + first : nullptr;
     const Sight sight{visible_keys(op.lengths, b, keys),
                       op.causal ? first + keys - queries + 1 : kSeesAll};
-    attend<T>(scratch, op.out.as<T>() + b * op.out.stride[0] + h * op.out.stride[1] +
-                           first * op.out.stride[2],
-              op.out.stride[2], lse,
-              op.q.as<T>() + b * op.q.stride[0] + h * op.q.stride[1] + first * op.q.stride[2],
-              op.q.stride[2], rows, columns, factor, sight, [&](int64_t j, int64_t n) {
-                KeyBlock block;
-                block.k = as_rows(scratch.keys, k + j * op.k.stride[2], op.k.stride[2], n, columns,
-                                  &block.k_row);
-                block.v = as_rows(scratch.values, v + j * op.v.stride[2], op.v.stride[2], n,
-                                  columns, &block.v_row);
-                return block;
-              });
+    attend<T>(
+        scratch,
+        op.out.as<T>() + b * op.out.stride[0] + h * op.out.stride[1] + first * op.out.stride[2],
+        op.out.stride[2], lse,
+        op.q.as<T>() + b * op.q.stride[0] + h * op.q.stride[1] + first * op.q.stride[2],
+        op.q.stride[2], rows, columns, factor, sight, [&](int64_t j, int64_t n) {
+          KeyBlock block;
+          block.k = as_rows(scratch.keys, k + j * op.k.stride[2], op.k.stride[2], n, columns,
+                            &block.k_row);
+          block.v = as_rows(scratch.values, v + j * op.v.stride[2], op.v.stride[2], n, columns,
+                            &block.v_row);
+          return block;
+        });
   }
 }
 

@@ -22,7 +22,7 @@ namespace gatun::cpu::GATUN_LEVEL {
 namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
-constexpr int kRun = 16;                  // values of one lane's maximum
+constexpr int kRun = 16;                   // values of one lane's maximum
 constexpr int kRunFloats = kRun * kLanes;  // values of one vector of maxima
 
 // The larger; b where a is NaN. b is never NaN here.

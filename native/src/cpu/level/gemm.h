@@ -35,13 +35,13 @@ enum class Into {
 
 // out [rows, vectors * kLanes] and sum over k of a(row, k) b(k, .).
 struct Product {
-  int64_t k;         // length of the sums
-  const float* a;    // a(row, k) = a[row * a_row + k * a_k]
+  int64_t k;       // length of the sums
+  const float* a;  // a(row, k) = a[row * a_row + k * a_k]
   int64_t a_row;
   int64_t a_k;
-  const float* b;    // b(k, .) = b[k * b_k ..]
+  const float* b;  // b(k, .) = b[k * b_k ..]
   int64_t b_k;
-  float* out;        // out(row, .) = out[row * out_row ..]
+  float* out;  // out(row, .) = out[row * out_row ..]
   int64_t out_row;
   const float* factor = nullptr;  // kRescale only
 };
@@ -135,8 +135,8 @@ inline void transpose(vf (&rows)[kLanes]) {
   }
 }
 
-// out[d * out_step + i] = factor * x[i * x_row + d] for i < rows, d < columns; lanes from rows up to
-// the next whole vector become 0.
+// out[d * out_step + i] = factor * x[i * x_row + d] for i < rows, d < columns; lanes from rows up
+// to the next whole vector become 0.
 template <typename T>
 void pack_transposed(float* out, int64_t out_step, const T* x, int64_t x_row, int64_t rows,
                      int64_t columns, float factor) {

@@ -194,14 +194,15 @@ void add_parameter_gradients(float* dweight, float* dbias, const T* dy, const T*
     each_vector(
         n,
         [&](int64_t i) {
-          store(dweight + i, load(dweight + i) + load(dy + i) * ((load(x + i) - mean - rest) * rstd));
+          store(dweight + i,
+                load(dweight + i) + load(dy + i) * ((load(x + i) - mean - rest) * rstd));
         },
         [&](int64_t i, int count) {
-          store_first(dweight + i,
-                      load_first(dweight + i, count) +
-                          load_first(dy + i, count) *
-                              ((load_first(x + i, count) - mean - rest) * rstd),
-                      count);
+          store_first(
+              dweight + i,
+              load_first(dweight + i, count) +
+                  load_first(dy + i, count) * ((load_first(x + i, count) - mean - rest) * rstd),
+              count);
         });
   if (dbias)
     each_vector(
@@ -288,8 +289,8 @@ void layer_norm_backward(Context& context, const LayerNormBackward& args) {
                                                    wants_dbias ? block + width : nullptr, dy, x,
                                                    mean, rest, rstd, n);
                          if (args.dx)
-                           differentiate_row(args.dx.as<T>() + at[1], dy, x, mean, rest, rstd, weight,
-                                             n, adds(args.accumulate, 0));
+                           differentiate_row(args.dx.as<T>() + at[1], dy, x, mean, rest, rstd,
+                                             weight, n, adds(args.accumulate, 0));
                        });
         if (!wants_parameters) continue;
         for (int64_t i = 0; i < 2 * width; ++i) {
