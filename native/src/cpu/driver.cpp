@@ -2,6 +2,7 @@
 // one that enters OpenMP for this device, so there is one thread team a device, whatever number of
 // threads enqueue.
 #include <dnnl.h>
+#include <omp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
@@ -12,9 +13,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 
 #include "core/device.h"
 #include "core/fault.h"
+#include "cpu/leaving.h"
 #include "cpu/levels.h"
 #include "cpu/machine.h"
 #include "cpu/pool.h"
@@ -67,9 +70,12 @@ class CpuDriver final : public Driver {
     if (error != 0)
       fail(GATUN_OUT_OF_MEMORY, "cpu: the device's thread could not be started: %s",
            std::strerror(error));
+    watch(queue_);
   }
 
   void close() noexcept override {
+    forget(queue_);
+    if (queue_.frozen()) return;  // the process ends, and its memory with it
     run_on_worker([](CpuDriver& self) { self.queue_.stop(); });
     pthread_join(worker_, nullptr);
     delete this;
@@ -99,7 +105,7 @@ class CpuDriver final : public Driver {
 
   gatun_status wait(void*, Failure& failure) noexcept override {
     drain();
-    return fault_.take(failure);
+    return finished(failure);
   }
   void drain() noexcept override { queue_.wait(queue_.last()); }
 
@@ -130,7 +136,7 @@ class CpuDriver final : public Driver {
   gatun_status stream_wait(void*, void*, Failure&) noexcept override { return GATUN_OK; }
   gatun_status event_wait(void* event, Failure& failure) noexcept override {
     queue_.wait(static_cast<CpuEvent*>(event)->ticket.load());
-    return fault_.take(failure);
+    return finished(failure);
   }
   gatun_status elapsed(void* start, void* end, double* millis, Failure&) noexcept override {
     auto* first = static_cast<CpuEvent*>(start);
@@ -203,12 +209,13 @@ class CpuDriver final : public Driver {
                     Failure& failure) noexcept override {
     drain();
     std::memcpy(destination, from, static_cast<size_t>(bytes));
-    return fault_.take(failure);
+    return finished(failure);
   }
 
   // ---- ops ----
 
   gatun_status submit(void*, Op op, void* args, Failure&) noexcept override {
+    if (op == Op::matmul && !onednn_is_up().load(std::memory_order_acquire)) set_up_onednn();
     queue_.add([&](Queue::Task& task) {
       task.op = static_cast<int32_t>(op);
       type_of(op).move(task.storage, args);
@@ -252,6 +259,32 @@ class CpuDriver final : public Driver {
    private:
     CpuDriver& driver_;
   };
+
+  // What a wait has to report.
+  gatun_status finished(Failure& failure) noexcept {
+    if (queue_.frozen() && queue_.completed() < queue_.last())
+      fault_.record(GATUN_DEVICE_FAULT, "cpu: the process ends, the work that was left is dropped");
+    return fault_.take(failure);
+  }
+
+  // oneDNN sets itself up in its first product, for some 80 ms. On the worker, while the caller
+  // waits, so that a process that ends right after the call is not caught in the middle of it.
+  void set_up_onednn() {
+    static std::once_flag& once = *new std::once_flag;
+    std::call_once(once, [this] {
+      run_on_worker([](CpuDriver&) {
+        float a[64] = {}, b[64] = {}, c[64] = {};
+        omp_set_num_threads(1);
+        for (const dnnl_dim_t n : {8, 1}) dnnl_sgemm('N', 'N', 8, n, 8, 1, a, 8, b, 8, 0, c, 8);
+        guard_statics();
+      });
+      onednn_is_up().store(true, std::memory_order_release);
+    });
+  }
+  static std::atomic<bool>& onednn_is_up() {
+    static std::atomic<bool> up{false};
+    return up;
+  }
 
   void run(Queue::Task& task) noexcept {
     const OpType& type = kOpTypes[task.op];

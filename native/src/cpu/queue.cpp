@@ -1,6 +1,7 @@
 #include "cpu/queue.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -45,10 +46,10 @@ void Queue::wait(uint64_t ticket) {
   if (completed_.load(std::memory_order_acquire) >= ticket) return;
   const int64_t until = now_nanos() + kWaiterSpinNanos;
   do {
-    for (int i = 0; i < 32; ++i) {
-      if (completed_.load(std::memory_order_acquire) >= ticket) return;
-      relax();
-    }
+    if (completed_.load(std::memory_order_acquire) >= ticket) return;
+    // Each look takes the line from the worker, which writes it after every task; and the worker
+    // may be waiting for this very core.
+    sched_yield();
   } while (now_nanos() < until);
   while (true) {
     const uint32_t seen = finished_.load(std::memory_order_seq_cst);
@@ -56,9 +57,17 @@ void Queue::wait(uint64_t ticket) {
     while (ticket < lowest &&
            !wake_at_.compare_exchange_weak(lowest, ticket, std::memory_order_seq_cst)) {
     }
-    if (completed_.load(std::memory_order_seq_cst) >= ticket) return;
+    if (completed_.load(std::memory_order_seq_cst) >= ticket || frozen()) return;
     sleep_while(finished_, seen);
   }
+}
+
+void Queue::freeze() {
+  frozen_.store(true, std::memory_order_seq_cst);
+  const int64_t until = now_nanos() + 10000000000;
+  while (busy_.load(std::memory_order_seq_cst) && now_nanos() < until) usleep(50);
+  finished_.fetch_add(1, std::memory_order_seq_cst);
+  wake_all(finished_);
 }
 
 void Queue::work(void* owner) {
@@ -70,11 +79,13 @@ void Queue::work(void* owner) {
     if (!ready()) {
       const int64_t until = now_nanos() + kWorkerSpinNanos;
       bool found = false;
-      while (!found && now_nanos() < until)
+      while (!found && now_nanos() < until) {
         for (int i = 0; i < 64 && !found; ++i) {
           relax();
           found = ready();
         }
+        if (!found) sched_yield();  // to a caller on this core
+      }
       while (!found) {
         asleep_.store(1, std::memory_order_seq_cst);
         found = slot.sequence.load(std::memory_order_seq_cst) == position + 1;
@@ -83,7 +94,14 @@ void Queue::work(void* owner) {
         found = found || ready();
       }
     }
+    // either this thread sees frozen_, or freeze() sees it busy
+    busy_.store(true, std::memory_order_seq_cst);
+    if (frozen_.load(std::memory_order_seq_cst)) {
+      busy_.store(false, std::memory_order_seq_cst);
+      while (true) pause();
+    }
     slot.task.run(owner, slot.task);
+    busy_.store(false, std::memory_order_release);
     slot.sequence.store(position + kCapacity, std::memory_order_release);
     completed_.store(position + 1, std::memory_order_seq_cst);
     if (position + 1 >= wake_at_.load(std::memory_order_seq_cst)) {

@@ -33,7 +33,8 @@ class Queue {
 
   Queue();
 
-  // Adds a task: fill(task) writes it. Waits while the ring is full. Returns its ticket, > 0.
+  // Adds a task: fill(task) writes it. Waits while the ring is full. Returns its ticket, > 0, or 0
+  // if the ring is full and frozen.
   template <typename Fill>
   uint64_t add(Fill fill) {
     uint64_t position = tail_.load(std::memory_order_relaxed);
@@ -44,6 +45,7 @@ class Queue {
       if (sequence == position) {
         if (tail_.compare_exchange_weak(position, position + 1, std::memory_order_relaxed)) break;
       } else if (sequence < position) {
+        if (frozen()) return 0;
         // not for this slot alone: two threads that follow each other slot by slot spend their time
         // passing cache lines
         wait(position - kCapacity + kCapacity / 8);
@@ -65,8 +67,13 @@ class Queue {
   // All tasks up to this ticket have run.
   uint64_t completed() const { return completed_.load(std::memory_order_acquire); }
 
-  // Waits on the calling thread until the task of this ticket has run.
+  // Waits on the calling thread until the task of this ticket has run, or the queue is frozen.
   void wait(uint64_t ticket);
+
+  // Ends all work, for good: returns when the worker is between two tasks (after 10 s in any case),
+  // where it stays. For the end of the process (cpu/leaving.h).
+  void freeze();
+  bool frozen() const { return frozen_.load(std::memory_order_acquire); }
 
   // The worker's side: runs tasks for ever, until one calls stop().
   void work(void* owner);
@@ -94,7 +101,9 @@ class Queue {
   alignas(64) std::atomic<uint32_t> asleep_{0};
   alignas(64) std::atomic<uint64_t> wake_at_{UINT64_MAX};  // the lowest ticket somebody sleeps for
   std::atomic<uint32_t> finished_{0};  // counts wake-ups of waiters: the word they sleep on
-  bool stopped_ = false;               // the worker's own
+  std::atomic<bool> frozen_{false};
+  std::atomic<bool> busy_{false};  // the worker runs a task
+  bool stopped_ = false;           // the worker's own
 };
 
 }  // namespace gatun::cpu
