@@ -451,6 +451,30 @@ void test_streams() {
          attributes.type == cudaMemoryTypeUnregistered);
 }
 
+// A kernel that runs after its memory was freed on another stream.
+void test_use_after_free() {
+  simt::set_options({simt::Order::kReverse, seed});  // the second stream runs first
+  cudaStream_t first, second;
+  EXPECT(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking) == cudaSuccess);
+  EXPECT(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking) == cudaSuccess);
+  for (bool copy : {false, true}) {
+    void* memory = nullptr;
+    EXPECT(cudaMallocFromPoolAsync(&memory, 1000, nullptr, first) == cudaSuccess);
+    if (copy)
+      EXPECT(cudaMemsetAsync(memory, 0, 1000, first) == cudaSuccess);
+    else
+      EXPECT(launch("plus_one", plus_one, 1, 64, 0, first, static_cast<float*>(memory), 250) ==
+             cudaSuccess);
+    EXPECT(cudaFreeAsync(memory, second) == cudaSuccess);
+    EXPECT(cudaStreamSynchronize(second) == cudaSuccess);
+    EXPECT(cudaStreamSynchronize(first) == cudaErrorLaunchFailure);
+    const std::string had = cudaGetErrorString(cudaErrorLaunchFailure);
+    EXPECT(contains(had, copy ? "freed on another stream" : "SIGSEGV"));
+    right_sum("a use after free");
+  }
+  EXPECT(cudaStreamDestroy(first) == cudaSuccess && cudaStreamDestroy(second) == cudaSuccess);
+}
+
 // ---- counters ----
 
 // Each thread moves 16 bytes, `step` pieces of 16 bytes apart.
@@ -527,6 +551,7 @@ int main(int argc, char** argv) {
       test_threads();
     }
   test_streams();
+  test_use_after_free();
   std::printf("seed %llu: %d checks, %d failures\n", static_cast<unsigned long long>(seed), checks,
               failures);
   return failures == 0 ? 0 : 1;

@@ -1,8 +1,11 @@
 // Device memory of the simulated device: host memory with canaries around each allocation, poisoned
-// when it is given out and when it is taken back.
+// when it is given out. Pages of its own, and out of reach for a while once it is freed: a kernel
+// that uses it then faults and becomes a sentence, where malloc's memory would be the process's.
+#include <sys/mman.h>
+
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 
@@ -12,20 +15,24 @@ namespace simt {
 
 namespace {
 
-constexpr size_t kAlignment = 256;
-constexpr size_t kMargin = 256;  // before and behind
+constexpr size_t kPage = 4096;
+constexpr size_t kMargin = 256;      // before and behind; keeps the alignment of CUDA's allocations
+constexpr size_t kQuarantine = 512;  // freed allocations that stay out of reach
 constexpr unsigned char kCanary = 0xa5;
 
 // Never destroyed: threads may outlive main.
 struct Table {
   std::mutex mutex;
   std::map<uintptr_t, size_t> live;
+  std::deque<std::pair<void*, size_t>> freed;
   int64_t bytes = 0;
 };
 Table& table() {
   static Table& only = *new Table;
   return only;
 }
+
+size_t room_of(size_t bytes) { return (bytes + 2 * kMargin + kPage - 1) / kPage * kPage; }
 
 // The margins of an allocation, as they should be: the one behind starts at its last byte.
 bool intact(const unsigned char* data, size_t bytes, long* where) {
@@ -45,9 +52,10 @@ bool intact(const unsigned char* data, size_t bytes, long* where) {
 }  // namespace
 
 void* allocate(size_t bytes) {
-  const size_t room = (bytes + 2 * kMargin + kAlignment - 1) / kAlignment * kAlignment;
-  auto* base = static_cast<unsigned char*>(std::aligned_alloc(kAlignment, room));
-  if (base == nullptr) return nullptr;
+  void* pages =
+      mmap(nullptr, room_of(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return nullptr;
+  auto* base = static_cast<unsigned char*>(pages);
   unsigned char* data = base + kMargin;
   std::memset(base, kCanary, kMargin);
   std::memset(data, 0xff, bytes);
@@ -61,15 +69,20 @@ void* allocate(size_t bytes) {
 
 bool release(void* address) {
   Table& all = table();
-  {
-    std::lock_guard lock(all.mutex);
-    const auto found = all.live.find(reinterpret_cast<uintptr_t>(address));
-    if (found == all.live.end()) return false;
-    std::memset(address, 0xff, found->second);
-    all.bytes -= static_cast<int64_t>(found->second);
-    all.live.erase(found);
+  std::lock_guard lock(all.mutex);
+  const auto found = all.live.find(reinterpret_cast<uintptr_t>(address));
+  if (found == all.live.end()) return false;
+  void* base = static_cast<unsigned char*>(address) - kMargin;
+  const size_t room = room_of(found->second);
+  all.bytes -= static_cast<int64_t>(found->second);
+  all.live.erase(found);
+  // gives the pages back and keeps the addresses
+  mmap(base, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  all.freed.emplace_back(base, room);
+  if (all.freed.size() > kQuarantine) {
+    munmap(all.freed.front().first, all.freed.front().second);
+    all.freed.pop_front();
   }
-  std::free(static_cast<unsigned char*>(address) - kMargin);
   return true;
 }
 

@@ -52,6 +52,7 @@ struct CUmemPoolHandle_st {};
 namespace {
 
 constexpr int kMultiprocessors = 4;  // few, so that small inputs already give a block several rows
+constexpr const char* kFreed = "a copy or fill ran after its memory was freed on another stream";
 constexpr size_t kMostTasks = 4096;  // that a stream holds before the caller runs them
 
 struct Engine {
@@ -144,6 +145,12 @@ void enqueue(cudaStream_t stream, std::function<void()> run) {
   enqueue(stream, Task{std::move(run), nullptr, 0});
 }
 
+void fail(const std::string& message) {
+  Engine& all = engine();
+  std::lock_guard lock(all.mutex);
+  if (all.failure.empty()) all.failure = message;
+}
+
 bool in_device_memory(const void* address, size_t bytes) {
   const simt::Range range = simt::allocation_of(address);
   return reinterpret_cast<uintptr_t>(address) + bytes <= range.last;
@@ -163,10 +170,7 @@ cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_byt
   enqueue(stream, [launch = Launch{gatun::kernels::last_launch.kernel, grid, block, shared_bytes,
                                    std::move(kernel)}] {
     const std::string message = run(launch, options());
-    if (message.empty()) return;
-    Engine& all = engine();
-    std::lock_guard lock(all.mutex);
-    if (all.failure.empty()) all.failure = message;
+    if (!message.empty()) fail(message);
   });
   return cudaSuccess;
 }
@@ -391,12 +395,20 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     return result(cudaErrorInvalidValue);
   if (from_device) {
     if (!to_device) std::memset(to, 0xff, bytes);  // until the wait
-    enqueue(stream, [=] { std::memmove(to, from, bytes); });
+    enqueue(stream, [=] {
+      if (in_device_memory(from, bytes) && (!to_device || in_device_memory(to, bytes)))
+        std::memmove(to, from, bytes);
+      else
+        fail(kFreed);
+    });
   } else {
     // pageable memory is staged before the call returns
     auto* begin = static_cast<const unsigned char*>(from);
     enqueue(stream, [to, staged = std::vector<unsigned char>(begin, begin + bytes)] {
-      std::memcpy(to, staged.data(), staged.size());
+      if (in_device_memory(to, staged.size()))
+        std::memcpy(to, staged.data(), staged.size());
+      else
+        fail(kFreed);
     });
   }
   return cudaSuccess;
@@ -405,7 +417,12 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   if (!in_device_memory(to, bytes)) return result(cudaErrorInvalidValue);
-  enqueue(stream, [=] { std::memset(to, value, bytes); });
+  enqueue(stream, [=] {
+    if (in_device_memory(to, bytes))
+      std::memset(to, value, bytes);
+    else
+      fail(kFreed);
+  });
   return cudaSuccess;
 }
 
