@@ -79,7 +79,8 @@ class ReportTest {
 
     private static void assertWellFormed(String svg) {
         var open = new ArrayDeque<String>();
-        var tags = Pattern.compile("<(/?)([a-z]+)(?: [a-zA-Z0-9-]+=\"[^\"<]*\")*(/?)>").matcher(svg);
+        var tags =
+                Pattern.compile("<(/?)([a-z]+)(?: [a-zA-Z0-9-]+=\"[^\"<]*\")*(/?)>").matcher(svg);
         var rest = new StringBuilder();
         while (tags.find()) {
             tags.appendReplacement(rest, "");
