@@ -1,6 +1,7 @@
 // Runs kernels/layer_norm.cu on the host (native/src/sim) against float64, for every tile and
 // element type, ragged and strided. Usage: layer_norm_kernel_test [seed]
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -347,6 +348,48 @@ void run(const Case& c) {
   }
 }
 
+// The traffic of the forward pass, counted at ptx.cuh: y leaves once; x, weight and bias arrive
+// once a row at most; and every 32-byte sector that a request touches is used whole.
+void traffic(ElementType type) {
+  constexpr int64_t kRows = 1024, kColumns = 768;
+  const auto matrix = [&](int64_t rows) { return Matrix(type, rows, kColumns, 1, 0, false); };
+  Matrix x = matrix(kRows), y = matrix(kRows), weight = matrix(1), bias = matrix(1);
+  x.random(1, 0);
+  weight.random(1, 0);
+  bias.random(1, 0);
+  LayerNormForward f = {};
+  f.x = x.data;
+  f.y = y.data;
+  f.weight = weight.data;
+  f.bias = bias.data;
+  f.columns = kColumns;
+  f.eps = 1e-5f;
+  f.layout.rows = kRows;
+  f.layout.rank = 1;
+  f.layout.shape[0] = kRows;
+  f.layout.stride[LayerNormForward::kX][0] = f.layout.stride[LayerNormForward::kY][0] = kColumns;
+  simt::reset_counters();
+  const auto start = std::chrono::steady_clock::now();
+  const Case c = {type, type, kRows, kColumns, false, false, false};
+  if (!ran("forward", c, layer_norm_forward(nullptr, type, type, f))) return;
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const simt::Counters had = simt::counters();
+  const int64_t bytes = kRows * kColumns * x.size();
+  std::printf(
+      "layer_norm_forward %s %lldx%lld: %.3f s; stored %lld bytes, loaded %lld, %lld barriers\n",
+      name(type), static_cast<long long>(kRows), static_cast<long long>(kColumns), seconds.count(),
+      static_cast<long long>(had.store.bytes), static_cast<long long>(had.load.bytes),
+      static_cast<long long>(had.barriers));
+  ++checks;
+  if (had.store.bytes != bytes || had.load.bytes < bytes || had.load.bytes > 3 * bytes ||
+      had.store.sectors * 32 != had.store.bytes || had.load.sectors * 32 != had.load.bytes) {
+    ++failures;
+    std::fprintf(stderr, "FAILED traffic: x has %lld bytes, %lld sectors stored, %lld loaded\n",
+                 static_cast<long long>(bytes), static_cast<long long>(had.store.sectors),
+                 static_cast<long long>(had.load.sectors));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -365,6 +408,7 @@ int main(int argc, char** argv) {
             run({type, parameter_type, rows, columns, variant > 0, variant == 2,
                  generator() % 2 == 0});
           }
+    for (ElementType type : kTypes) traffic(type);
     // no rows: the parameter gradients are zeroed
     run({ElementType::kF32, ElementType::kF32, 0, 64, false, false, false});
   }
