@@ -200,11 +200,45 @@ void test_special(const Backend& backend, int threads) {
   }
 }
 
+// Shapes at which a device at the machine's best level turns to oneDNN: bf16 with and without
+// epilogues, more shapes than it keeps code for, and sums that do not fit beside out at once.
+void test_many_shapes(const Backend& backend, int threads) {
+  Case c{};
+  c.out = c.bias = c.in = GATUN_BF16;
+  c.shared_b = true;
+  c.alpha = 1;
+  c.n = 64;
+  c.k = 96;
+  for (int64_t i = 0; i < 75; ++i) {
+    c.m = 17 + i % 70;
+    c.epilogue = i % 5 == 4 ? GATUN_EPILOGUE_BIAS_GELU : GATUN_EPILOGUE_NONE;
+    c.preactivation = i % 5 == 4;
+    c.accumulate = i % 5 == 3;
+    c.transpose_a = i % 3 == 1;
+    c.transpose_b = i % 2 == 1;
+    c.alpha = i % 7 == 0 ? -1.5f : 1.f;
+    c.gaps = i % 11 == 0;
+    run(backend, threads, c);
+  }
+  if (threads != 2) return;
+  c = Case{};
+  c.in = c.out = c.bias = GATUN_BF16;
+  c.shared_b = true;
+  c.epilogue = GATUN_EPILOGUE_BIAS_GELU;
+  c.preactivation = true;
+  c.alpha = 1;
+  c.m = 150;
+  c.n = 33000;
+  c.k = 16;
+  run(backend, threads, c);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   return run_levels(argc, argv, [](const Backend& backend, int threads) {
     for (int trial = 0; trial < 120; ++trial) run(backend, threads, any_case());
+    test_many_shapes(backend, threads);
     test_bias_backward(backend, threads);
     test_special(backend, threads);
   });
