@@ -6,7 +6,7 @@ import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Purpose;
 import dev.gatun.kernels.Tensor;
 import dev.gatun.kernels.internal.GatunH;
-
+import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
 import org.openjdk.jmh.annotations.Fork;
@@ -20,8 +20,6 @@ import org.openjdk.jmh.annotations.Setup;
 import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
-
-import java.util.concurrent.TimeUnit;
 
 /**
  * What a call costs its caller before any work is done: the downcall itself, and a checked op on a

@@ -6,7 +6,10 @@ import dev.gatun.kernels.OpCases;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Tape;
 import dev.gatun.kernels.Tensor;
-
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
 import org.openjdk.jmh.annotations.Fork;
@@ -20,11 +23,6 @@ import org.openjdk.jmh.annotations.Setup;
 import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
-
-import java.util.ArrayList;
-import java.util.List;
-import java.util.Locale;
-import java.util.concurrent.TimeUnit;
 
 /**
  * The ops at the shapes of a GPT-2 124M step of 2 × 256 tokens: the very cases that the tests
@@ -81,10 +79,9 @@ public class OpBenchmark {
                 OpCases.gpt2().stream()
                         .filter(c -> c.toString().equals(op))
                         .findFirst()
-                        .orElseThrow(
-                                () ->
-                                        new IllegalArgumentException(
-                                                "no op case " + op + " in " + OpCases.gpt2()));
+                        .orElseThrow(() ->
+                                new IllegalArgumentException(
+                                        "no op case " + op + " in " + OpCases.gpt2()));
         device = Device.best();
         ops = device.ops();
         operands = new ArrayList<>();

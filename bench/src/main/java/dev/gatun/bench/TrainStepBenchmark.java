@@ -51,7 +51,9 @@ public class TrainStepBenchmark {
     @Setup
     public void open() {
         opened = device.equals("best") ? Device.best() : Device.open(device);
-        model = Gpt2.create(Gpt2Config.of(VOCABULARY, 1024, 12, 12, 768).dropout(0), opened, 1, null);
+        model =
+                Gpt2.create(
+                        Gpt2Config.of(VOCABULARY, 1024, 12, 12, 768).dropout(0), opened, 1, null);
         ops = opened.ops();
         optimizer =
                 new Optimizer(
