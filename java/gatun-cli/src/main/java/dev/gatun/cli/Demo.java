@@ -401,9 +401,7 @@ final class Demo implements Callable<Integer> {
         settings.put("width", String.valueOf(recipe.dim));
         settings.put("context", String.valueOf(recipe.context));
         settings.put("vocabulary", String.valueOf(recipe.vocabulary));
-        args.toMap().forEach((name, value) -> settings.put(name, String.valueOf(value)));
-        settings.put("device", device.name() + ": " + device.description());
-        settings.put("gatun", Info.Version.of());
+        settings.putAll(TrainingRun.settings(args, device));
         return settings;
     }
 

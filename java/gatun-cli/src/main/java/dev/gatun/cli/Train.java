@@ -20,7 +20,6 @@ import dev.gatun.transformers.Tokenizer;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Path;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -329,7 +328,7 @@ final class Train implements Callable<Integer> {
                     new Report(
                             "Training of " + out.toAbsolutePath().normalize().getFileName(),
                             MetricsFile.read(out),
-                            settings(args, device),
+                            TrainingRun.settings(args, device),
                             Info.machine(),
                             Map.of(),
                             gzip,
@@ -432,14 +431,6 @@ final class Train implements Callable<Integer> {
             return args.maxMinutes(limits.above("--minutes", length.minutes, 0, 100_000));
         }
         return args;
-    }
-
-    private static Map<String, String> settings(TrainingArguments args, Device device) {
-        var settings = new LinkedHashMap<String, String>();
-        args.toMap().forEach((name, value) -> settings.put(name, String.valueOf(value)));
-        settings.put("device", device.name() + ": " + device.description());
-        settings.put("gatun", Info.Version.of());
-        return settings;
     }
 
     private static List<String> texts(List<Document> documents) {

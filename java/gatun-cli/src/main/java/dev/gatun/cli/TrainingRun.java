@@ -1,5 +1,6 @@
 package dev.gatun.cli;
 
+import dev.gatun.kernels.Device;
 import dev.gatun.trainer.Checkpoints;
 import dev.gatun.trainer.Evaluation;
 import dev.gatun.trainer.MetricsFile;
@@ -14,6 +15,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.Map;
 import java.util.OptionalLong;
 import java.util.stream.Collectors;
 import picocli.CommandLine;
@@ -138,6 +141,24 @@ record TrainingRun(TrainingArguments args, CausalLm model, CommandLine line) {
                         result.step() == 1 ? "step" : "steps",
                         Progress.time(result.seconds()),
                         result.tokensPerSecond());
+    }
+
+    /** How it is trained and by what, for the report; without the bounds that do not bound. */
+    static Map<String, String> settings(TrainingArguments args, Device device) {
+        var settings = new LinkedHashMap<String, String>();
+        args.toMap().forEach((name, value) -> settings.put(name, String.valueOf(value)));
+        if (args.maxSteps() < 0) {
+            settings.remove("max_steps");
+        }
+        if (args.maxMinutes() == 0) {
+            settings.remove("max_minutes");
+        }
+        if (args.maxSteps() >= 0 || args.maxMinutes() > 0) {
+            settings.remove("num_train_epochs");
+        }
+        settings.put("device", device.name() + ": " + device.description());
+        settings.put("gatun", Info.Version.of());
+        return settings;
     }
 
     private static TrainingListener both(TrainingListener first, TrainingListener second) {

@@ -105,7 +105,9 @@ class DemoTest {
         String html = Files.readString(out.resolve("report.html"));
         assertThat(html)
                 .contains("<svg", "training loss", "validation loss", "Learning rate", "epoch")
-                .contains("gzip -9", "Settings", "Machine", "What it writes", "learning_rate");
+                .contains("gzip -9", "Settings", "Machine", "What it writes", "learning_rate")
+                .contains("max_steps")
+                .doesNotContain("max_minutes", "num_train_epochs");
         assertThat(html)
                 .doesNotContain("http:", "https:", "<script", "<link", "src=", "@import", "url(");
     }
