@@ -32,8 +32,8 @@ record Chart(
     private static final int TOP = 34;
     private static final int BOTTOM = 34;
 
-    /** More points than pixels only slow the page down. */
-    private static final int MAX_POINTS = 600;
+    /** Of more points, means are drawn: single batches' noise would hide the trend. */
+    private static final int MAX_POINTS = 200;
 
     /** The first steps of a training are far above the rest; the axis leaves them out. */
     private static final double OUTLIERS = 0.01;
