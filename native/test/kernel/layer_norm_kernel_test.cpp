@@ -1,5 +1,6 @@
 // Runs kernels/layer_norm.cu on the host (native/src/sim) against float64, for every tile and
-// element type, ragged and strided. Usage: layer_norm_kernel_test [seed]
+// element type, ragged and strided. Usage: layer_norm_kernel_test [seed [first]]
+// (first: end at the first failure)
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -407,6 +408,7 @@ int main(int argc, char** argv) {
             const int64_t rows = columns > 2048 ? some[generator() % 3] : some[generator() % 5];
             run({type, parameter_type, rows, columns, variant > 0, variant == 2,
                  generator() % 2 == 0});
+            if (argc > 2 && failures > 0) return 1;
           }
     for (ElementType type : kTypes) traffic(type);
     // no rows: the parameter gradients are zeroed
