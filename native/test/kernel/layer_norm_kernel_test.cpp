@@ -158,9 +158,11 @@ void run(const Case& c) {
                   c.misaligned);
   };
   const auto statistic = [&] { return Matrix(ElementType::kF32, c.rows, 1, inner, gap, false); };
-  Matrix x = matrix(c.type, c.rows, c.columns), residual = x, sum = x, y = x, dy = x, dx = x;
+  Matrix x = matrix(c.type, c.rows, c.columns), sum = x, y = x, dy = x, dx = x;
+  // rows further apart than those of x
+  Matrix residual(c.type, c.rows, c.columns, inner, gap == 0 ? 0 : gap + 16, c.misaligned);
   // copies of a Matrix point to the first one's memory
-  for (Matrix* m : {&residual, &sum, &y, &dy, &dx})
+  for (Matrix* m : {&sum, &y, &dy, &dx})
     m->data = reinterpret_cast<char*>(m->memory.data()) +
               (x.data - reinterpret_cast<char*>(x.memory.data()));
   Matrix weight = matrix(c.parameter_type, 1, c.columns),
