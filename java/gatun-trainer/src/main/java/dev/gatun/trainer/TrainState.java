@@ -6,16 +6,15 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.gatun.kernels.Tensor;
+import dev.gatun.transformers.AtomicFile;
 import dev.gatun.transformers.CausalLm;
 import dev.gatun.transformers.Safetensors;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.lang.System.Logger.Level;
-import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.nio.file.StandardOpenOption;
 import java.security.DigestInputStream;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
@@ -60,11 +59,12 @@ record TrainState(long step, long maxSteps, double elapsedSeconds, Map<String, O
             Files.createDirectory(temporary);
             model.save(temporary);
             Safetensors.write(temporary.resolve(OPTIMIZER), optimizer.moments(), Map.of());
-            write(temporary.resolve(STATE), describe(temporary, epoch));
-            sync(temporary);
+            AtomicFile.write(
+                    temporary.resolve(STATE), JSON.writeValueAsBytes(describe(temporary, epoch)));
+            AtomicFile.sync(temporary);
             delete(folder); // a checkpoint of the same step that was found to be damaged
             Files.move(temporary, folder, StandardCopyOption.ATOMIC_MOVE);
-            sync(outputDir);
+            AtomicFile.sync(outputDir);
         } catch (IOException | RuntimeException e) {
             delete(temporary);
             throw e;
@@ -91,18 +91,6 @@ record TrainState(long step, long maxSteps, double elapsedSeconds, Map<String, O
             }
         }
         return root;
-    }
-
-    private static void write(Path file, JsonNode json) throws IOException {
-        byte[] bytes = JSON.writeValueAsBytes(json);
-        try (var out =
-                FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE)) {
-            var buffer = java.nio.ByteBuffer.wrap(bytes);
-            while (buffer.hasRemaining()) {
-                out.write(buffer);
-            }
-            out.force(true);
-        }
     }
 
     /**
@@ -219,13 +207,6 @@ record TrainState(long step, long maxSteps, double elapsedSeconds, Map<String, O
             return HexFormat.of().formatHex(in.getMessageDigest().digest());
         } catch (NoSuchAlgorithmException e) {
             throw new AssertionError(e);
-        }
-    }
-
-    /** Makes the names in a folder durable. */
-    private static void sync(Path folder) throws IOException {
-        try (var channel = FileChannel.open(folder, StandardOpenOption.READ)) {
-            channel.force(true);
         }
     }
 

@@ -77,8 +77,8 @@ public final class AtomicFile {
         }
     }
 
-    /** Makes a rename durable: without it a power cut may bring the old name back. */
-    private static void sync(Path folder) throws IOException {
+    /** Makes a rename in a folder durable: without it a power cut may bring the old name back. */
+    public static void sync(Path folder) throws IOException {
         try (var channel = FileChannel.open(folder, StandardOpenOption.READ)) {
             channel.force(true);
         }
