@@ -147,7 +147,7 @@ def main():
     one.set_defaults(run=step)
     two = verbs.add_parser("demo")
     two.add_argument("dir")
-    for name, value in dict(minutes=3.0, rate=4e-3, decay=0.1).items():
+    for name, value in dict(minutes=3.0, rate=2e-3, decay=0.1).items():
         two.add_argument("--" + name, type=float, default=value)
     for name, value in dict(vocabulary=2048, context=256, width=192, layers=3, heads=6, batch=4, warmup=50,
                             seed=1).items():
