@@ -16,8 +16,8 @@
 
 #include "core/backend.h"
 #include "cpu/levels.h"
-#include "cpu/philox.h"
 #include "cpu/types.h"
+#include "philox.h"
 
 namespace {
 
@@ -233,10 +233,10 @@ Kept reference(const float* logits, int64_t n, const Sample& op) {
 }
 
 double uniform_of(const Philox& philox, int64_t step, int64_t r) {
-  const cpu::PhiloxBlock words =
-      cpu::philox4x32({{static_cast<uint32_t>(r / 4), philox.site << 16,
-                        static_cast<uint32_t>(step), philox.micro_batch}},
-                      static_cast<uint32_t>(philox.seed), static_cast<uint32_t>(philox.seed >> 32));
+  const PhiloxBlock words =
+      philox4x32({{static_cast<uint32_t>(r / 4), philox.site << 16, static_cast<uint32_t>(step),
+                   philox.micro_batch}},
+                 static_cast<uint32_t>(philox.seed), static_cast<uint32_t>(philox.seed >> 32));
   return (words.word[r % 4] >> 8) / 16777216.0;
 }
 

@@ -16,7 +16,7 @@
 
 #include "core/backend.h"
 #include "cpu/levels.h"
-#include "cpu/philox.h"
+#include "philox.h"
 
 namespace {
 
@@ -376,8 +376,8 @@ void test_values(const Backend& backend, int threads) {
 // ---- random numbers ----
 
 double word_uniform(const Philox& philox, int64_t step, uint64_t element) {
-  const cpu::PhiloxStream stream{philox.seed, philox.site, static_cast<uint32_t>(step),
-                                 philox.micro_batch};
+  const PhiloxStream stream{philox.seed, philox.site, static_cast<uint32_t>(step),
+                            philox.micro_batch};
   return static_cast<double>(stream.word(element) >> 8) / 16777216;
 }
 

@@ -1,8 +1,9 @@
-// From the views of the C ABI to the rows of the kernels.
+// From the arguments of the C ABI to those of the kernels.
 #pragma once
 
 #include "core/error.h"
 #include "ops/args.h"
+#include "philox.h"
 #include "rows.h"
 
 namespace gatun::cuda {
@@ -17,6 +18,10 @@ inline kernels::ElementType element_type(int32_t dtype) {
       return kernels::ElementType::kBf16;
   }
   fail(GATUN_INTERNAL, "dtype %d is not a float dtype", dtype);
+}
+
+inline PhiloxSource philox_source(const Philox& philox) {
+  return {philox.seed, philox.step.as<const int64_t>(), philox.site, philox.micro_batch};
 }
 
 // The dimensions of `shape` above its last one, merged where the strides of all operands allow it.

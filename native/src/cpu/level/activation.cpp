@@ -1,5 +1,4 @@
 // GELU in both forms, and dropout.
-#include <cmath>
 #include <cstring>
 
 #include "cpu/dispatch.h"
@@ -49,11 +48,10 @@ template <typename T>
 void drop(Context& context, const Dropout& args) {
   const PhiloxStream stream = philox_stream(args.philox);
   const bool add = adds(args.accumulate, 0);
-  const float scale = static_cast<float>(1 / (1 - args.p));
-  // uniform >= p, as integers: uniforms are multiples of 2^-24
-  const int32_t threshold = static_cast<int32_t>(std::ceil(args.p * 0x1p24));
+  const DropoutRule rule = dropout_rule(args.p);
+  const int32_t threshold = static_cast<int32_t>(rule.threshold);
   const auto kept = [&](vu word, vf x) {
-    return select((vi)(word >> 8) >= threshold, x * scale, splat(0.f));
+    return select((vi)(word >> 8) >= threshold, x * rule.scale, splat(0.f));
   };
   each_run(context, {&args.y, &args.x}, [&](const int64_t(&at)[2], int64_t n, int64_t index) {
     T* run_y = args.y.as<T>() + at[0];

@@ -1,6 +1,6 @@
 // Philox words for runs of elements, many counters at once. The generator and its counter layout
-// are those of cpu/philox.h; here each 64-bit lane holds one 32-bit word of one counter, so that
-// the widening multiply of the machine does a round's products.
+// are those of philox.h (kernels/); here each 64-bit lane holds one 32-bit word of one counter, so
+// that the widening multiply of the machine does a round's products.
 #pragma once
 
 #include <immintrin.h>
@@ -10,8 +10,8 @@
 #include <cstring>
 
 #include "cpu/level/vec.h"
-#include "cpu/philox.h"
 #include "ops/args.h"
+#include "philox.h"
 
 namespace gatun::cpu::GATUN_LEVEL {
 
@@ -30,9 +30,8 @@ inline vq multiply_low_halves(vq a, uint64_t m) {
 }
 
 inline PhiloxStream philox_stream(const Philox& philox) {
-  const uint32_t step =
-      philox.step ? static_cast<uint32_t>(*philox.step.as<int64_t>()) : uint32_t{0};
-  return {philox.seed, philox.site, step, philox.micro_batch};
+  return PhiloxSource{philox.seed, philox.step.as<int64_t>(), philox.site, philox.micro_batch}
+      .stream();
 }
 
 // The 4 * kCounters words of the counters block .. block + kCounters - 1.

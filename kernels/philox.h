@@ -1,18 +1,26 @@
 // Philox4x32-10, the counter-based generator of Salmon et al., "Parallel Random Numbers: As Easy
 // as 1, 2, 3" (SC11), with the counter layout of gatun_philox (gatun.h): every element of every
-// random op has a word of its own, whoever computes it and in whatever order.
+// random op has a word of its own, whoever computes it and in whatever order. Plain C++, for the
+// kernels and for the cpu device alike (cpu/level/random.h: the same on vectors).
 #pragma once
 
 #include <cstdint>
 
-namespace gatun::cpu {
+#ifdef __CUDACC__
+#define GATUN_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define GATUN_HOST_DEVICE
+#endif
+
+namespace gatun {
 
 // Ten rounds on a counter of four words under a key of two.
 struct PhiloxBlock {
   uint32_t word[4];
 };
 
-constexpr PhiloxBlock philox4x32(PhiloxBlock counter, uint32_t key_low, uint32_t key_high) {
+GATUN_HOST_DEVICE constexpr PhiloxBlock philox4x32(PhiloxBlock counter, uint32_t key_low,
+                                                   uint32_t key_high) {
   uint32_t* c = counter.word;
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53u} * c[0];
@@ -37,17 +45,51 @@ struct PhiloxStream {
   uint32_t step;  // the low half of the step scalar
   uint32_t micro_batch;
 
-  constexpr PhiloxBlock words(uint64_t block) const {
+  GATUN_HOST_DEVICE constexpr PhiloxBlock words(uint64_t block) const {
     return philox4x32(
         {{static_cast<uint32_t>(block), (static_cast<uint32_t>(block >> 32) & 0xffffu) | site << 16,
           step, micro_batch}},
         static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   }
-  constexpr uint32_t word(uint64_t element) const { return words(element / 4).word[element % 4]; }
+  GATUN_HOST_DEVICE constexpr uint32_t word(uint64_t element) const {
+    return words(element / 4).word[element % 4];
+  }
+};
+
+// A stream whose step is still on the device: what a kernel is launched with.
+struct PhiloxSource {
+  uint64_t seed;
+  const int64_t* step;  // null: 0
+  uint32_t site;
+  uint32_t micro_batch;
+
+  GATUN_HOST_DEVICE constexpr PhiloxStream stream() const {
+    return {seed, site, step == nullptr ? 0u : static_cast<uint32_t>(*step), micro_batch};
+  }
 };
 
 // Uniform in [0, 1), a multiple of 2^-24: exact in f32.
-constexpr float philox_uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+GATUN_HOST_DEVICE constexpr float philox_uniform(uint32_t word) {
+  return static_cast<float>(word >> 8) * 0x1p-24f;
+}
+
+// Dropout keeps an element where its uniform is >= p, 0 <= p < 1, and scales it by 1 / (1 - p).
+// Compared as integers, uniforms being multiples of 2^-24: word >> 8 >= threshold, and the
+// threshold of every p is exact.
+struct DropoutRule {
+  uint32_t threshold;  // ceil(p 2^24)
+  float scale;
+
+  GATUN_HOST_DEVICE constexpr bool keeps(uint32_t word) const { return word >> 8 >= threshold; }
+};
+
+constexpr DropoutRule dropout_rule(double p) {
+  const double scaled = p * 0x1p24;
+  const uint32_t below = static_cast<uint32_t>(scaled);
+  return {below < scaled ? below + 1 : below, static_cast<float>(1 / (1 - p))};
+}
+static_assert(dropout_rule(0).threshold == 0 && dropout_rule(0.5).threshold == 1u << 23);
+static_assert(dropout_rule(1e-9).threshold == 1 && dropout_rule(1 - 1e-9).threshold == 1u << 24);
 
 // The known answers that the authors publish with Random123 (kat_vectors).
 namespace philox_known_answers {
@@ -63,4 +105,4 @@ static_assert(gives({{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}}, 0xa40938
                     {{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}));
 }  // namespace philox_known_answers
 
-}  // namespace gatun::cpu
+}  // namespace gatun
