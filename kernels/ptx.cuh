@@ -43,6 +43,14 @@ __device__ __forceinline__ float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
+// Stores `value` and returns what was there.
+__device__ __forceinline__ uint32_t atomic_exchange(uint32_t* address, uint32_t value) {
+  return atomicExch(address, value);
+}
+
+// What this thread wrote before is seen, by the host too, before what it writes after.
+__device__ __forceinline__ void fence_system() { __threadfence_system(); }
+
 __device__ __forceinline__ float as_float(uint32_t bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ uint32_t as_bits(float value) { return __float_as_uint(value); }
 
@@ -75,6 +83,14 @@ inline void st128(void* address, uint4 v, simt::Where where = simt::Where::here(
 inline float shuffle_xor(float value, int mask, simt::Where where = simt::Where::here()) {
   return simt::shuffle_xor(value, mask, where);
 }
+
+inline uint32_t atomic_exchange(uint32_t* address, uint32_t value,
+                                simt::Where where = simt::Where::here()) {
+  simt::check_global(address, 4, true, where);
+  return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
+}
+
+inline void fence_system() { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
 inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t as_bits(float value) { return std::bit_cast<uint32_t>(value); }

@@ -1,11 +1,12 @@
 // What kernels share: vectors of elements as f32, sums over a warp and over a group of threads, the
-// address of a row, the launch of a kernel.
+// address of a row, the report of a fault, the launch of a kernel.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
+#include "fault.h"
 #include "launch.cuh"
 #include "ptx.cuh"
 #include "rows.h"
@@ -158,6 +159,21 @@ __device__ __forceinline__ int64_t row_offset(const RowLayout<kOperands>& layout
     row /= layout.shape[d];
   }
   return offset;
+}
+
+// ---- faults ----
+
+// By any thread, any number of times; the first one of the device is kept. Values beyond those of
+// the kind's sentence are 0.
+__device__ __forceinline__ void report_fault(const FaultSink& sink, FaultKind kind, int64_t first,
+                                             int64_t second, int64_t third, int64_t fourth) {
+  if (atomic_exchange(sink.taken, 1) != 0) return;
+  sink.record->value[0] = first;
+  sink.record->value[1] = second;
+  sink.record->value[2] = third;
+  sink.record->value[3] = fourth;
+  fence_system();
+  *const_cast<volatile FaultKind*>(&sink.record->kind) = kind;
 }
 
 }  // namespace gatun::kernels

@@ -14,6 +14,7 @@ namespace gatun {
 struct Context {
   int threads = 1;                // cpu: for `#pragma omp parallel num_threads(context.threads)`
   void* native_stream = nullptr;  // cuda: the cudaStream_t
+  void* native_faults = nullptr;  // cuda: the kernels::FaultSink of the device
 
   // Scratch of the stream, aligned to 64, valid until the op returns (cuda: in stream order until
   // the next op). One call an op; throws OutOfMemory (core/error.h) beyond the budget.

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include "core/backend.h"
+#include "fault.h"
 
 namespace gatun::cuda {
 
@@ -16,6 +17,14 @@ inline constexpr Backend kBackend = [] {
   backend.layer_norm_backward = layer_norm_backward;
   return backend;
 }();
+
+inline cudaStream_t stream_of(const Context& context) {
+  return static_cast<cudaStream_t>(context.native_stream);
+}
+// Where kernels report what they find wrong in their data.
+inline const kernels::FaultSink& faults_of(const Context& context) {
+  return *static_cast<const kernels::FaultSink*>(context.native_faults);
+}
 
 // Multiprocessors of the current device.
 int multiprocessors();

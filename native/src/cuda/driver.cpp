@@ -8,11 +8,13 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -98,12 +100,23 @@ class CudaDriver final : public Driver {
     check("cudaMemPoolSetAttribute",
           cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep));
     check("cudaStreamCreate", cudaStreamCreateWithFlags(&orphans_, cudaStreamNonBlocking));
+
+    void* address = nullptr;
+    check("cudaHostAlloc", cudaHostAlloc(&address, sizeof *faults_.record, cudaHostAllocMapped));
+    faults_.record = new (address) kernels::FaultRecord{};
+    check("cudaMallocFromPoolAsync",
+          cudaMallocFromPoolAsync(&address, sizeof *faults_.taken, pool_, orphans_));
+    faults_.taken = static_cast<uint32_t*>(address);
+    check("cudaMemsetAsync", cudaMemsetAsync(faults_.taken, 0, sizeof *faults_.taken, orphans_));
+    check("cudaStreamSynchronize", cudaStreamSynchronize(orphans_));
   }
 
   // Also after a start() that failed half-way.
   void close() noexcept override {
     drain();
     drop_timings();
+    if (faults_.taken != nullptr) cudaFreeAsync(faults_.taken, orphans_);
+    if (faults_.record != nullptr) cudaFreeHost(faults_.record);
     if (orphans_ != nullptr) cudaStreamDestroy(orphans_);
     if (pool_ != nullptr) cudaMemPoolDestroy(pool_);
     delete this;
@@ -144,7 +157,7 @@ class CudaDriver final : public Driver {
     use();
     note(stream == nullptr ? cudaDeviceSynchronize()
                            : cudaStreamSynchronize(static_cast<CudaStream*>(stream)->stream));
-    return fault_.take(failure);
+    return take_fault(failure);
   }
   void drain() noexcept override {
     use();
@@ -180,7 +193,7 @@ class CudaDriver final : public Driver {
   gatun_status event_wait(void* event, Failure& failure) noexcept override {
     use();
     note(cudaEventSynchronize(static_cast<cudaEvent_t>(event)));
-    return fault_.take(failure);
+    return take_fault(failure);
   }
   gatun_status elapsed(void* start, void* end, double* millis, Failure& failure) noexcept override {
     return guarded(failure, [&] {
@@ -258,7 +271,7 @@ class CudaDriver final : public Driver {
     note(
         cudaMemcpyAsync(destination, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, on));
     note(cudaStreamSynchronize(on));
-    return fault_.take(failure);
+    return take_fault(failure);
   }
 
   // ---- ops ----
@@ -315,6 +328,7 @@ class CudaDriver final : public Driver {
     CallContext(CudaDriver& driver, CudaStream& stream, const char* op)
         : driver_(driver), stream_(stream), op_(op) {
       native_stream = stream.stream;
+      native_faults = &driver.faults_;
     }
     void* workspace(size_t bytes) override {
       return driver_.workspace(stream_, static_cast<int64_t>(bytes), op_);
@@ -349,6 +363,43 @@ class CudaDriver final : public Driver {
                   GATUN_DEVICE_KIND ":%d: earlier work failed: %s (%s)" GATUN_AFTER_A_FAULT,
                   ordinal_, cudaGetErrorString(error), cudaGetErrorName(error));
     fault_.record(GATUN_DEVICE_FAULT, message);
+  }
+
+  // The first pending fault, what a kernel reported included.
+  gatun_status take_fault(Failure& failure) noexcept {
+    take_report();
+    return fault_.take(failure);
+  }
+
+  // Moves a kernel's report to the pending faults and makes room for the next one.
+  void take_report() noexcept {
+    if (__atomic_load_n(&faults_.record->kind, __ATOMIC_ACQUIRE) == kernels::FaultKind::kNone)
+      return;
+    std::lock_guard lock(faults_mutex_);
+    const kernels::FaultRecord report = *faults_.record;
+    if (report.kind == kernels::FaultKind::kNone) return;  // another thread was faster
+    char message[kMaxMessage] = "";
+    const auto describe = [&](const char* op, const char* sentence) {
+      const int length = std::snprintf(message, sizeof message, "%s: ", op);
+      long long value[4];
+      std::copy(std::begin(report.value), std::end(report.value), value);
+      std::snprintf(message + length, sizeof message - static_cast<size_t>(length), sentence,
+                    value[0], value[1], value[2], value[3]);
+    };
+    switch (report.kind) {
+      case kernels::FaultKind::kNone:
+        break;
+#define FAULT(kind, op, sentence) \
+  case kernels::FaultKind::kind:  \
+    describe(op, sentence);       \
+    break;
+        GATUN_FAULTS(FAULT)
+#undef FAULT
+    }
+    fault_.record(GATUN_OUT_OF_RANGE, message);
+    *faults_.record = {};
+    note(cudaMemsetAsync(faults_.taken, 0, sizeof *faults_.taken, orphans_));
+    note(cudaStreamSynchronize(orphans_));
   }
 
   void note_reserved() noexcept {
@@ -424,6 +475,8 @@ class CudaDriver final : public Driver {
   cudaMemPool_t pool_ = nullptr;
   cudaStream_t orphans_ = nullptr;  // frees what outlives its stream
   PendingFault fault_;
+  kernels::FaultSink faults_ = {nullptr, nullptr};  // what kernels report
+  std::mutex faults_mutex_;
   std::atomic<bool> profiling_{false};
   std::mutex timings_mutex_;
   std::vector<Timing> timings_;

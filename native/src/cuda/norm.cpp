@@ -24,10 +24,6 @@ kernels::ElementType parameter_type(const char* op, const View& weight, const Vi
   return element_type(weight.dtype);
 }
 
-cudaStream_t stream_of(const Context& context) {
-  return static_cast<cudaStream_t>(context.native_stream);
-}
-
 }  // namespace
 
 void layer_norm_forward(Context& context, const LayerNormForward& args) {

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -348,6 +349,15 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *total = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) *
            static_cast<size_t>(sysconf(_SC_PAGE_SIZE)) / 4;
   *free = *total - std::min(*total, static_cast<size_t>(simt::allocated_bytes()));
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) {
+  *address = std::malloc(bytes);
+  return *address == nullptr ? result(cudaErrorMemoryAllocation) : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* address) {
+  std::free(address);
   return cudaSuccess;
 }
 

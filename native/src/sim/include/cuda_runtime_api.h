@@ -21,6 +21,7 @@ using cudaEvent_t = struct CUevent_st*;
 using cudaMemPool_t = struct CUmemPoolHandle_st*;
 
 constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned cudaHostAllocMapped = 2;
 
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost,
@@ -90,6 +91,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* millis, cudaEvent_t start, cudaEvent_t end);
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+// Host memory that kernels reach at the same address.
+cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void* address);
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties);
 cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool);
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
