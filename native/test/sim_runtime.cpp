@@ -1,68 +1,24 @@
 // The simulated device itself: small kernels, right ones and broken ones. Whatever a broken one
 // does, the launch must end with a sentence that names it, and the next launch must be right.
 // Usage: sim_runtime [seed]
-#include <cuda_runtime.h>
-
 #include <atomic>
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "launch.cuh"
+#include "sim_testing.h"
 
 namespace {
 
 using namespace gatun::kernels;
 
-uint64_t seed = 20261125;
-const char* order_name = "";
-int failures = 0;
-int checks = 0;
-
-__attribute__((format(printf, 1, 2))) void report(const char* format, ...) {
-  if (++failures > 20) return;
-  std::fprintf(stderr, "FAILED (seed %llu, %s): ", static_cast<unsigned long long>(seed),
-               order_name);
-  va_list arguments;
-  va_start(arguments, format);
-  std::vfprintf(stderr, format, arguments);
-  va_end(arguments);
-  std::fputc('\n', stderr);
-}
-
-#define EXPECT(condition)                                                        \
-  do {                                                                           \
-    ++checks;                                                                    \
-    if (!(condition)) report("line %d: %s does not hold", __LINE__, #condition); \
-  } while (false)
-
-template <typename T>
-using DeviceVector = std::vector<T, simt::DeviceAllocator<T>>;
-
 struct Shared {
   float value[1024];
   int word[64];
 };
-
-// Runs it and gives the sentence of its failure, "" if none.
-template <typename Kernel, typename... Arguments>
-std::string outcome(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes,
-                    Arguments... arguments) {
-  const cudaError_t launched =
-      launch("test_kernel", kernel, grid, block, shared_bytes, nullptr, arguments...);
-  const cudaError_t error = launched != cudaSuccess ? launched : cudaDeviceSynchronize();
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
-}
-
-bool contains(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
 
 // ---- right kernels ----
 
@@ -490,9 +446,11 @@ void test_counters() {
     constexpr int kBlocks = 6, kThreads = 64;
     DeviceVector<float> x(static_cast<size_t>(kBlocks * kThreads * step * 4 + 8), 1.f), y = x;
     simt::reset_counters();
+    simt::count_memory(true);
     EXPECT(
         outcome(move16, kBlocks, kThreads, 0, static_cast<const float*>(x.data()), y.data(), step)
             .empty());
+    simt::count_memory(false);
     const simt::Counters had = simt::counters();
     EXPECT(had.launches == 1 && had.blocks == kBlocks && had.barriers == kBlocks);
     for (const simt::Counters::Global& global : {had.load, had.store}) {
@@ -530,29 +488,18 @@ void test_threads() {
 
 int main(int argc, char** argv) {
   if (argc > 1) seed = std::strtoull(argv[1], nullptr, 10);
-  struct {
-    const char* name;
-    simt::Order order;
-  } constexpr kOrders[] = {{"forward", simt::Order::kForward},
-                           {"reverse", simt::Order::kReverse},
-                           {"random", simt::Order::kRandom}};
-  for (const auto& [name, order] : kOrders)
-    for (uint64_t more = 0; more < (order == simt::Order::kRandom ? 5 : 1); ++more) {
-      order_name = name;
-      simt::set_options({order, seed + more});
-      right_sum("nothing");
-      test_collectives();
-      test_indices();
-      test_atomics();
-      test_named_barriers();
-      test_poison();
-      test_broken();
-      test_counters();
-      test_threads();
-    }
+  in_all_orders([] {
+    right_sum("nothing");
+    test_collectives();
+    test_indices();
+    test_atomics();
+    test_named_barriers();
+    test_poison();
+    test_broken();
+    test_counters();
+    test_threads();
+  });
   test_streams();
   test_use_after_free();
-  std::printf("seed %llu: %d checks, %d failures\n", static_cast<unsigned long long>(seed), checks,
-              failures);
-  return failures == 0 ? 0 : 1;
+  return summary();
 }

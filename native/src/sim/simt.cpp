@@ -2,6 +2,8 @@
 // kernel that faults.
 #include "simt.h"
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -16,6 +18,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -69,6 +73,7 @@ constexpr unsigned kMostWorkers = 8;  // each may hold 2 x 1024 mappings of the 
 constexpr size_t kStack = 64 << 10;
 constexpr size_t kGuard = 4096;
 constexpr size_t kMostShared = 227 << 10;  // that a block may ask for on compute capability 9.0
+constexpr size_t kSharedBase = 1024;       // its alignment
 constexpr size_t kTail = 64;               // canaries behind the shared memory
 constexpr size_t kMostMessage = 400;
 constexpr int kBarriers = 16;
@@ -85,9 +90,19 @@ struct Meeting {
 
 // One instruction of a warp, as far as its lanes have run it.
 struct Request {
-  size_t bytes;
+  Where where;
+  size_t size;
   uint32_t lanes;
   uintptr_t address[32];
+  unsigned char bytes[32];
+};
+
+// A cp.async that the thread has not waited for.
+struct Copy {
+  unsigned char* to;
+  const unsigned char* from;
+  int size, bytes;
+  unsigned group;
 };
 
 struct Warp {
@@ -95,8 +110,8 @@ struct Warp {
   unsigned epoch;
   unsigned meeting_count;
   Meeting meetings[32];
-  std::vector<Request> requests[2];  // loads, stores
-  size_t request_count[2];
+  std::vector<Request> requests[kAccesses];
+  size_t request_count[kAccesses];
 };
 
 struct Barrier {
@@ -108,6 +123,7 @@ struct Barrier {
 struct Job {
   const Launch* launch;
   Options options;
+  bool count_memory;
   std::vector<Range> memory;
   uint64_t blocks, stride, offset;
   std::atomic<uint64_t> next{0};
@@ -116,7 +132,8 @@ struct Job {
   std::string message;
 };
 
-bool same(Where a, Where b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+bool same(Where a, Where b) { return a.line == b.line && same(a.file, b.file); }
 
 const char* base_name(const char* file) {
   const char* slash = std::strrchr(file, '/');
@@ -147,9 +164,10 @@ struct Worker {
   Barrier barriers[kBarriers];
   std::unique_ptr<Fibre[]> fibres{new Fibre[kMostThreads]};
   std::unique_ptr<Warp[]> warp{new Warp[kMostWarps]};
+  std::unique_ptr<std::vector<Copy>[]> copies { new std::vector<Copy>[ kMostThreads ] };
   char* stacks = nullptr;  // kMostThreads of kGuard + kStack
   unsigned stack_count = 0;
-  std::vector<unsigned char> shared = std::vector<unsigned char>(kMostShared + kTail + 128);
+  std::vector<unsigned char> shared = std::vector<unsigned char>(kMostShared + kTail + kSharedBase);
   Range last_hit = {0, 0};
 
   bool failed = false;
@@ -262,24 +280,130 @@ void reschedule() {
   gatun_simt_switch(&self->stack_pointer, next->stack_pointer);
 }
 
+int64_t sectors_of(const Request& request) {
+  uintptr_t sectors[32];
+  unsigned count = 0;
+  for (uint32_t lanes = request.lanes; lanes != 0; lanes &= lanes - 1) {
+    const int lane = std::countr_zero(lanes);
+    if (request.bytes[lane] != 0) sectors[count++] = request.address[lane] / 32;
+  }
+  if (!std::is_sorted(sectors, sectors + count)) std::sort(sectors, sectors + count);
+  return std::unique(sectors, sectors + count) - sectors;
+}
+
+// Of the lanes that shared memory serves at once: the most different words that a bank is asked
+// for.
+int64_t wavefronts_of(const Request& request, uint32_t lanes) {
+  uintptr_t words[32];
+  unsigned count = 0;
+  for (; lanes != 0; lanes &= lanes - 1) {
+    const uintptr_t address = request.address[std::countr_zero(lanes)];
+    for (uintptr_t at = address / 4; at <= (address + request.size - 1) / 4; ++at)
+      words[count++] = at;
+  }
+  std::sort(words, words + count);
+  unsigned in_bank[32] = {};
+  unsigned most = 0;
+  for (unsigned i = 0; i < count; ++i)
+    if (i == 0 || words[i] != words[i - 1]) most = std::max(most, ++in_bank[words[i] % 32]);
+  return most;
+}
+
+void count(Counters::Global& total, const Request& request) {
+  ++total.requests;
+  for (uint32_t lanes = request.lanes; lanes != 0; lanes &= lanes - 1)
+    total.bytes += request.bytes[std::countr_zero(lanes)];
+  total.sectors += sectors_of(request);
+}
+
+void count(Counters::Shared& total, const Request& request) {
+  ++total.requests;
+  total.bytes += static_cast<int64_t>(request.size) * std::popcount(request.lanes);
+  const unsigned at_once = request.size == 16 ? 8 : request.size == 8 ? 16 : 32;
+  for (unsigned first = 0; first < 32; first += at_once) {
+    const uint32_t lanes = request.lanes & (kWholeWarp >> (32 - at_once)) << first;
+    if (lanes == 0) continue;
+    ++total.phases;
+    total.wavefronts += wavefronts_of(request, lanes);
+  }
+}
+
+void count(Counters& total, Access access, const Request& request) {
+  switch (access) {
+    case Access::kLoad:
+      return count(total.load, request);
+    case Access::kStore:
+      return count(total.store, request);
+    case Access::kAtomic:
+      return count(total.atomic, request);
+    case Access::kCopyLoad:
+      return count(total.copy_load, request);
+    case Access::kSharedLoad:
+      return count(total.shared_load, request);
+    case Access::kSharedStore:
+      return count(total.shared_store, request);
+    case Access::kMatrix:
+      return count(total.matrix, request);
+    case Access::kCopyStore:
+      return count(total.copy_store, request);
+  }
+}
+
+void forget_requests(Fibre& fibre) {
+  std::fill(fibre.noted, fibre.noted + kAccesses, 0);
+  std::fill(fibre.after, fibre.after + kAccesses, 0);
+}
+
 // Adds up what the lanes of a warp asked of memory since they last met.
 void count_requests(Worker& worker, Warp& warp) {
-  for (int store = 0; store < 2; ++store) {
-    Counters::Global& total = store != 0 ? worker.counters.store : worker.counters.load;
-    for (size_t i = 0; i < warp.request_count[store]; ++i) {
-      const Request& request = warp.requests[store][i];
-      uintptr_t sectors[32];
-      unsigned count = 0;
-      for (uint32_t lanes = request.lanes; lanes != 0; lanes &= lanes - 1)
-        sectors[count++] = request.address[std::countr_zero(lanes)] / 32;
-      if (!std::is_sorted(sectors, sectors + count)) std::sort(sectors, sectors + count);
-      ++total.requests;
-      total.bytes += static_cast<int64_t>(count * request.bytes);
-      total.sectors += std::unique(sectors, sectors + count) - sectors;
-    }
-    warp.request_count[store] = 0;
+  if (!worker.job->count_memory) return;
+  for (int access = 0; access < kAccesses; ++access) {
+    for (size_t i = 0; i < warp.request_count[access]; ++i)
+      count(worker.counters, static_cast<Access>(access), warp.requests[access][i]);
+    warp.request_count[access] = 0;
   }
   ++warp.epoch;
+}
+
+// Notes a lane's part in the first instruction at this place that it has not run yet; lanes may
+// have come here by different ways.
+void note_request(Worker& worker, uintptr_t at, size_t size, size_t bytes, Access access,
+                  Where where) {
+  Fibre* self = current;
+  const unsigned lane = self->number % 32;
+  const uint32_t bit = uint32_t{1} << lane;
+  Warp& warp = worker.warp[self->number / 32];
+  if (self->epoch != warp.epoch) {
+    self->epoch = warp.epoch;
+    forget_requests(*self);
+  }
+  const int a = static_cast<int>(access);
+  std::vector<Request>& requests = warp.requests[a];
+  size_t& count = warp.request_count[a];
+  const auto find = [&](size_t from, size_t to) {
+    while (from < to && ((requests[from].lanes & bit) != 0 || requests[from].size != size ||
+                         !same(requests[from].where, where)))
+      ++from;
+    return from;
+  };
+  const size_t after = self->after[a];
+  size_t index = find(after, count);
+  if (index == count && self->noted[a] != after) {  // it has passed some
+    index = find(0, after);
+    if (index == after) index = count;
+  }
+  ++self->noted[a];
+  self->after[a] = static_cast<unsigned>(std::max(after, index + 1));
+  if (index == count) {
+    ++count;
+    if (index >= requests.size()) requests.resize(index + 1);
+    requests[index].where = where;
+    requests[index].size = size;
+    requests[index].lanes = 0;
+  }
+  requests[index].lanes |= bit;
+  requests[index].address[lane] = at;
+  requests[index].bytes[lane] = static_cast<unsigned char>(bytes);
 }
 
 void leave_kernel() {
@@ -340,7 +464,9 @@ void prepare(Worker& worker, unsigned number) {
   fibre.thread = {number % shape.x, number / shape.x % shape.y, number / shape.x / shape.y};
   fibre.number = number;
   fibre.epoch = 0;
-  fibre.sequence[0] = fibre.sequence[1] = 0;
+  forget_requests(fibre);
+  fibre.groups = 0;
+  worker.copies[number].clear();
   fibre.where = {};
   // Staggered, or the tops of all stacks would share the same few sets of the L1 cache.
   char* top = stack_of(worker, number) + kStack - (number * 448 & 4095);
@@ -380,7 +506,7 @@ void run_block(Worker& worker, uint64_t linear) {
   block.shape = launch.block;
   block.worker = &worker;
   block.shared = reinterpret_cast<unsigned char*>(
-      (reinterpret_cast<uintptr_t>(worker.shared.data()) + 127) & ~uintptr_t{127});
+      (reinterpret_cast<uintptr_t>(worker.shared.data()) + kSharedBase - 1) & ~(kSharedBase - 1));
   block.shared_bytes = launch.shared_bytes;
   std::memset(block.shared, 0xff, launch.shared_bytes + kTail);
 
@@ -399,7 +525,7 @@ void run_block(Worker& worker, uint64_t linear) {
     warp.ready = warp.exited = warp.at_barrier = 0;
     warp.epoch = 0;
     warp.meeting_count = 0;
-    warp.request_count[0] = warp.request_count[1] = 0;
+    std::fill(warp.request_count, warp.request_count + kAccesses, 0);
     make_ready(worker, w, warp.exists);
   }
   for (unsigned i = 0; i < worker.threads; ++i) prepare(worker, i);
@@ -495,9 +621,10 @@ struct Pool {
   unsigned busy = 0;
   Job* job = nullptr;
   std::vector<Worker*> workers;
-  Counters counters = {};
+  std::map<std::string, Counters> counters;  // by launch name
   std::mutex options_mutex;
   Options options = {Order::kForward, 1};
+  bool count_memory = false;
 
   Pool() {
     const char* order = std::getenv("GATUN_SIM_ORDER");
@@ -505,6 +632,8 @@ struct Pool {
     if (order != nullptr && std::strcmp(order, "random") == 0) options.order = Order::kRandom;
     const char* seed = std::getenv("GATUN_SIM_SEED");
     if (seed != nullptr) options.seed = std::strtoull(seed, nullptr, 10);
+    const char* count = std::getenv("GATUN_SIM_COUNTERS");
+    count_memory = count != nullptr && std::strcmp(count, "0") != 0;
   }
 };
 
@@ -531,17 +660,13 @@ void work(Worker& worker, Job& job) {
   }
 }
 
-void add(Counters& to, Counters& from) {
-  to.blocks += from.blocks;
-  to.barriers += from.barriers;
-  to.collectives += from.collectives;
-  to.load.requests += from.load.requests;
-  to.load.bytes += from.load.bytes;
-  to.load.sectors += from.load.sectors;
-  to.store.requests += from.store.requests;
-  to.store.bytes += from.store.bytes;
-  to.store.sectors += from.store.sectors;
-  from = {};
+static_assert(std::is_trivially_copyable_v<Counters> && alignof(Counters) == sizeof(int64_t));
+void add(Counters& to, const Counters& from) {
+  int64_t sums[sizeof(Counters) / sizeof(int64_t)], more[sizeof(Counters) / sizeof(int64_t)];
+  std::memcpy(sums, &to, sizeof to);
+  std::memcpy(more, &from, sizeof from);
+  for (size_t i = 0; i < std::size(sums); ++i) sums[i] += more[i];
+  std::memcpy(&to, sums, sizeof to);
 }
 
 void* worker_main(void* argument) {
@@ -560,7 +685,8 @@ void* worker_main(void* argument) {
     lock.unlock();
     work(worker, job);
     lock.lock();
-    add(shared.counters, worker.counters);
+    add(shared.counters[job.launch->kernel], worker.counters);
+    worker.counters = {};
     if (--shared.busy == 0) shared.done.notify_all();
   }
 }
@@ -648,7 +774,8 @@ void barrier(int id, unsigned count, Where where) {
     for (unsigned i = 0; i < worker.warps; ++i) {
       if (barrier.waiting[i] == 0) continue;
       Warp& released = worker.warp[i];
-      if (barrier.waiting[i] == released.exists) count_requests(worker, released);
+      if ((barrier.waiting[i] | released.exited) == released.exists)
+        count_requests(worker, released);
       released.at_barrier &= ~barrier.waiting[i];
       make_ready(worker, i, barrier.waiting[i]);
       barrier.waiting[i] = 0;
@@ -678,7 +805,7 @@ void collective(const char* op, Exchange exchange, uint32_t mask, Operand& opera
   unsigned index = warp.meeting_count;
   for (unsigned i = 0; i < warp.meeting_count; ++i) {
     const Meeting& other = warp.meetings[i];
-    if (other.mask == mask && std::strcmp(other.op, op) == 0 && same(other.where, where))
+    if (other.mask == mask && same(other.op, op) && same(other.where, where))
       index = i;
     else if ((other.mask & bit) != 0 && (other.arrived & mask) != 0)  // each awaits the other
       fail_kernel("%s at %s with mask %08x, while lanes %08x are at %s (%s) with mask %08x", op,
@@ -704,7 +831,7 @@ void collective(const char* op, Exchange exchange, uint32_t mask, Operand& opera
   ++worker.counters.collectives;
   if (index + 1 != warp.meeting_count) warp.meetings[index] = warp.meetings[warp.meeting_count - 1];
   --warp.meeting_count;
-  if (mask == warp.exists) count_requests(worker, warp);
+  if ((mask | warp.exited) == warp.exists) count_requests(worker, warp);
   make_ready(worker, w, mask);
   reschedule();
 }
@@ -753,46 +880,219 @@ void exchange_ballot(Operand* const (&lanes)[32], uint32_t mask) {
 }
 void exchange_nothing(Operand* const (&)[32], uint32_t) {}
 
-void check_global(const void* address, size_t bytes, bool store, Where where) {
+namespace {
+
+void check_range(Worker& worker, const void* address, size_t bytes, const char* what, Where where) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(address);
+  if (at >= worker.last_hit.first && at + bytes <= worker.last_hit.last) return;
+  const std::vector<Range>& all = worker.job->memory;
+  auto after = std::upper_bound(all.begin(), all.end(), at,
+                                [](uintptr_t a, const Range& r) { return a < r.first; });
+  if (after == all.begin() || at >= (after - 1)->last + kNear)
+    fail_kernel("a %zu-byte %s at %s: %p is not device memory", bytes, what, Place(where).text,
+                address);
+  worker.last_hit = *(after - 1);
+  if (at + bytes > worker.last_hit.last) {
+    const Range hit = worker.last_hit;
+    worker.last_hit = {0, 0};
+    fail_kernel("a %zu-byte %s at %s: byte %zu of an allocation of %zu bytes", bytes, what,
+                Place(where).text, at - hit.first, hit.last - hit.first);
+  }
+}
+
+const char* name_of(Access access) {
+  switch (access) {
+    case Access::kLoad:
+      return "load";
+    case Access::kStore:
+      return "store";
+    case Access::kAtomic:
+      return "atomic";
+    case Access::kCopyLoad:
+    case Access::kCopyStore:
+      return "cp_async";
+    case Access::kSharedLoad:
+      return "load of shared memory";
+    case Access::kSharedStore:
+      return "store to shared memory";
+    case Access::kMatrix:
+      return "row of ldmatrix";
+  }
+  return "";
+}
+
+}  // namespace
+
+void check_global(const void* address, size_t bytes, Access access, Where where) {
   Fibre* self = current;
   Worker& worker = *self->block->worker;
   self->where = where;
   const uintptr_t at = reinterpret_cast<uintptr_t>(address);
-  const char* what = store ? "store" : "load";
   if (at % bytes != 0)
-    fail_kernel("a %zu-byte %s at %s: address %p is not aligned to %zu", bytes, what,
+    fail_kernel("a %zu-byte %s at %s: address %p is not aligned to %zu", bytes, name_of(access),
                 Place(where).text, address, bytes);
-  if (at < worker.last_hit.first || at + bytes > worker.last_hit.last) {
-    const std::vector<Range>& all = worker.job->memory;
-    auto after = std::upper_bound(all.begin(), all.end(), at,
-                                  [](uintptr_t a, const Range& r) { return a < r.first; });
-    if (after == all.begin() || at >= (after - 1)->last + kNear) {
-      fail_kernel("a %zu-byte %s at %s: %p is not device memory", bytes, what, Place(where).text,
-                  address);
+  check_range(worker, address, bytes, name_of(access), where);
+  if (worker.job->count_memory) note_request(worker, at, bytes, bytes, access, where);
+}
+
+// ---- shared memory ----
+
+uint32_t shared_address(const void* p, Where where) {
+  const BlockState& block = *current->block;
+  current->where = where;
+  const uintptr_t offset =
+      reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(block.shared);
+  if (offset > block.shared_bytes)
+    fail_kernel("shared_address at %s: %p is not in the block's %zu bytes of shared memory",
+                Place(where).text, p, block.shared_bytes);
+  return static_cast<uint32_t>(offset);
+}
+
+void* check_shared(uint32_t address, size_t bytes, Access access, Where where) {
+  Fibre* self = current;
+  const BlockState& block = *self->block;
+  self->where = where;
+  if (address % bytes != 0)
+    fail_kernel("a %zu-byte %s at %s: byte %u is not aligned to %zu", bytes, name_of(access),
+                Place(where).text, address, bytes);
+  if (address + bytes > block.shared_bytes)
+    fail_kernel("a %zu-byte %s at %s: byte %u of %zu bytes of shared memory", bytes,
+                name_of(access), Place(where).text, address, block.shared_bytes);
+  if (block.worker->job->count_memory)
+    note_request(*block.worker, address, bytes, bytes, access, where);
+  return block.shared + address;
+}
+
+void cp_async(uint32_t address, const void* global, int size, int bytes, Where where) {
+  Fibre* self = current;
+  Worker& worker = *self->block->worker;
+  if (bytes < 0 || bytes > size)
+    fail_kernel("cp_async at %s: %d of %d bytes", Place(where).text, bytes, size);
+  auto* to = static_cast<unsigned char*>(
+      check_shared(address, static_cast<size_t>(size), Access::kCopyStore, where));
+  const uintptr_t at = reinterpret_cast<uintptr_t>(global);
+  if (at % static_cast<uintptr_t>(size) != 0)
+    fail_kernel("a %d-byte cp_async at %s: address %p is not aligned to %d", size,
+                Place(where).text, global, size);
+  if (bytes > 0)
+    check_range(worker, global, static_cast<size_t>(bytes), name_of(Access::kCopyLoad), where);
+  if (worker.job->count_memory)
+    note_request(worker, at, static_cast<size_t>(size), static_cast<size_t>(bytes),
+                 Access::kCopyLoad, where);
+  std::memset(to, 0xff, static_cast<size_t>(size));
+  worker.copies[self->number].push_back(
+      {to, static_cast<const unsigned char*>(global), size, bytes, self->groups});
+}
+
+void cp_async_commit() { ++current->groups; }
+
+void cp_async_wait(unsigned pending) {
+  const Fibre* self = current;
+  std::vector<Copy>& copies = self->block->worker->copies[self->number];
+  size_t done = 0;
+  for (; done < copies.size() && copies[done].group + pending < self->groups; ++done) {
+    const Copy& copy = copies[done];
+    if (copy.bytes > 0) std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+    std::memset(copy.to + copy.bytes, 0, static_cast<size_t>(copy.size - copy.bytes));
+  }
+  copies.erase(copies.begin(), copies.begin() + static_cast<ptrdiff_t>(done));
+}
+
+// ---- tensor cores ----
+
+namespace {
+
+struct MatrixLane {
+  uint32_t* r;
+  unsigned short row[8];
+};
+
+// Operand::argument is the number of matrices, negative for transposed ones.
+void exchange_rows(Operand* const (&lanes)[32], uint32_t) {
+  const auto lane_at = [&](int i) { return reinterpret_cast<MatrixLane*>(lanes[i]->value); };
+  const bool transposed = lanes[0]->argument < 0;
+  const int count = std::abs(lanes[0]->argument);
+  for (int i = 0; i < 32; ++i)
+    for (int m = 0; m < count; ++m) {
+      const int group = i / 4, pair = i % 4 * 2;
+      const auto element = [&](int row, int column) {
+        return static_cast<uint32_t>(lane_at(m * 8 + row)->row[column]);
+      };
+      lane_at(i)->r[m] = transposed ? element(pair, group) | element(pair + 1, group) << 16
+                                    : element(group, pair) | element(group, pair + 1) << 16;
     }
-    worker.last_hit = *(after - 1);
-    if (at + bytes > worker.last_hit.last) {
-      const Range hit = worker.last_hit;
-      worker.last_hit = {0, 0};
-      fail_kernel("a %zu-byte %s at %s: byte %zu of an allocation of %zu bytes", bytes, what,
-                  Place(where).text, at - hit.first, hit.last - hit.first);
+}
+
+struct MmaLane {
+  float* d;
+  const uint32_t* a;
+  const uint32_t* b;
+};
+
+template <typename Convert>
+void multiply(Operand* const (&lanes)[32], Convert convert) {
+  typedef float Row __attribute__((vector_size(32)));
+  float a[16][16];
+  Row b[16], d[16];
+  const auto lane_at = [&](int i) { return reinterpret_cast<const MmaLane*>(lanes[i]->value); };
+  const auto unpack = [&](uint32_t word, float& low, float& high) {
+    low = convert(static_cast<unsigned short>(word & 0xffffu));
+    high = convert(static_cast<unsigned short>(word >> 16));
+  };
+  for (int i = 0; i < 32; ++i) {
+    const MmaLane& lane = *lane_at(i);
+    const int group = i / 4, pair = i % 4 * 2;
+    for (int half = 0; half < 2; ++half) {
+      unpack(lane.a[half], a[group + 8 * half][pair], a[group + 8 * half][pair + 1]);
+      unpack(lane.a[2 + half], a[group + 8 * half][pair + 8], a[group + 8 * half][pair + 9]);
+      float low, high;
+      unpack(lane.b[half], low, high);
+      b[pair + 8 * half][group] = low;
+      b[pair + 8 * half + 1][group] = high;
+      for (int j = 0; j < 2; ++j) d[group + 8 * half][pair + j] = lane.d[2 * half + j];
     }
   }
-  Warp& warp = worker.warp[self->number / 32];
-  if (self->epoch != warp.epoch) {
-    self->epoch = warp.epoch;
-    self->sequence[0] = self->sequence[1] = 0;
+  for (int row = 0; row < 16; ++row) {
+    Row sum = d[row];
+    for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k];
+    d[row] = sum;
   }
-  const unsigned index = self->sequence[store]++;
-  std::vector<Request>& requests = warp.requests[store];
-  if (index >= requests.size()) requests.resize(index + 1);
-  if (index >= warp.request_count[store]) {
-    warp.request_count[store] = index + 1;
-    requests[index].lanes = 0;
-    requests[index].bytes = bytes;
+  for (int i = 0; i < 32; ++i) {
+    const int group = i / 4, pair = i % 4 * 2;
+    for (int j = 0; j < 4; ++j) lane_at(i)->d[j] = d[group + j / 2 * 8][pair + j % 2];
   }
-  requests[index].lanes |= uint32_t{1} << self->number % 32;
-  requests[index].address[self->number % 32] = at;
+  ++current->block->worker->counters.mma;
+}
+
+void multiply_bf16(Operand* const (&lanes)[32], uint32_t) {
+  multiply(lanes, [](unsigned short x) { return __bfloat162float(__nv_bfloat16_raw{x}); });
+}
+void multiply_f16(Operand* const (&lanes)[32], uint32_t) {
+  multiply(lanes, [](unsigned short x) { return __half2float(__half_raw{x}); });
+}
+
+}  // namespace
+
+void exchange_matrices(uint32_t* r, int count, bool transposed, const uint4& row, Where where) {
+  MatrixLane lane = {r, {}};
+  std::memcpy(lane.row, &row, sizeof lane.row);
+  Operand operand;
+  operand.value = reinterpret_cast<uint64_t>(&lane);
+  operand.argument = transposed ? -count : count;
+  const char* op = count == 4 ? (transposed ? "ldmatrix_x4_transposed" : "ldmatrix_x4")
+                              : (transposed ? "ldmatrix_x2_transposed" : "ldmatrix_x2");
+  collective(op, exchange_rows, kWholeWarp, operand, where);
+}
+
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Multiplicand type,
+                  Where where) {
+  MmaLane lane = {d, a, b};
+  Operand operand;
+  operand.value = reinterpret_cast<uint64_t>(&lane);
+  if (type == Multiplicand::kBf16)
+    collective("mma bf16", multiply_bf16, kWholeWarp, operand, where);
+  else
+    collective("mma f16", multiply_f16, kWholeWarp, operand, where);
 }
 
 // ---- launch ----
@@ -806,19 +1106,33 @@ void set_options(const Options& options) {
   pool().options = options;
 }
 
+void count_memory(bool on) {
+  std::lock_guard lock(pool().options_mutex);
+  pool().count_memory = on;
+}
+
 Counters counters() {
+  Counters total = {};
+  for (const auto& [kernel, each] : kernel_counters()) add(total, each);
+  return total;
+}
+std::vector<std::pair<std::string, Counters>> kernel_counters() {
   std::lock_guard lock(pool().mutex);
-  return pool().counters;
+  return {pool().counters.begin(), pool().counters.end()};
 }
 void reset_counters() {
   std::lock_guard lock(pool().mutex);
-  pool().counters = {};
+  pool().counters.clear();
 }
 
 std::string run(const Launch& launch, const Options& options) {
   Job job;
   job.launch = &launch;
   job.options = options;
+  {
+    std::lock_guard lock(pool().options_mutex);
+    job.count_memory = pool().count_memory;
+  }
   job.memory = allocations();
   job.blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
   job.stride = 1;
@@ -834,7 +1148,7 @@ std::string run(const Launch& launch, const Options& options) {
   std::unique_lock lock(shared.mutex);
   if (shared.workers.empty()) start_workers(shared);
   if (shared.workers.empty()) return "the host makes no more threads";
-  ++shared.counters.launches;
+  ++shared.counters[launch.kernel].launches;
   shared.job = &job;
   shared.busy = static_cast<unsigned>(shared.workers.size());
   ++shared.generation;

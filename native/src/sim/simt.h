@@ -16,6 +16,7 @@
 #include <new>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #define __global__ static
@@ -41,6 +42,20 @@ struct Where {
   }
 };
 
+// What memory is asked for through ptx.cuh: by loads and stores of global memory, of shared memory,
+// by ldmatrix, by both sides of cp.async.
+enum class Access {
+  kLoad,
+  kStore,
+  kAtomic,
+  kCopyLoad,
+  kSharedLoad,
+  kSharedStore,
+  kMatrix,
+  kCopyStore
+};
+constexpr int kAccesses = 8;
+
 // ---- the thread that runs ----
 
 struct Worker;
@@ -59,10 +74,12 @@ struct Fibre {
   void* stack_pointer;
   BlockState* block;
   uint3 thread;
-  unsigned number;  // in its block
-  unsigned epoch;   // of `sequence`: counted anew after each meeting of the warp
-  unsigned sequence[2];
-  Where where;  // where it last asked something of this runtime
+  unsigned number;            // in its block
+  unsigned epoch;             // of the next two, which begin anew after each meeting of the warp
+  unsigned noted[kAccesses];  // requests that it took part in
+  unsigned after[kAccesses];  // the last of them
+  unsigned groups;            // of cp_async that it has committed
+  Where where;                // where it last asked something of this runtime
 };
 
 // Null on a thread that runs no kernel. Initial-exec: a signal handler reads it.
@@ -140,8 +157,12 @@ inline void sync_warp(uint32_t mask = kWholeWarp, Where where = Where::here()) {
   collective("sync_warp", exchange_nothing, mask, operand, where);
 }
 
+// `bytes` of global memory, at an address aligned to them, are about to be read or written.
+void check_global(const void* address, size_t bytes, Access access, Where where);
+
 template <typename T>
-T atomic_add(T* address, T value) {
+T atomic_add(T* address, T value, Where where = Where::here()) {
+  check_global(address, sizeof(T), Access::kAtomic, where);
   if constexpr (std::is_integral_v<T>) {
     return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
   } else {
@@ -154,8 +175,25 @@ T atomic_add(T* address, T value) {
   }
 }
 
-// `bytes` of global memory, at an address aligned to them, are about to be read or written.
-void check_global(const void* address, size_t bytes, bool store, Where where);
+// Addresses of shared memory are offsets in the block's.
+uint32_t shared_address(const void* p, Where where);
+// The same for `bytes` of shared memory; gives the host's address of them.
+void* check_shared(uint32_t address, size_t bytes, Access access, Where where);
+
+// `size` bytes at the shared address become the `bytes` first of `global` and zeros, but only when
+// the thread waits for the group; until then they are 0xFF.
+void cp_async(uint32_t address, const void* global, int size, int bytes, Where where);
+void cp_async_commit();
+void cp_async_wait(unsigned pending);
+
+// Four (or two) 8 x 8 matrices of 16-bit elements, row i % 8 of matrix i / 8 from lane i: lane l
+// gets elements 2 (l % 4) and the next one of row l / 4, or of column l / 4.
+void exchange_matrices(uint32_t* r, int count, bool transposed, const uint4& row, Where where);
+
+// d += a b, 16 x 8 += 16 x 16 times 16 x 8, in PTX's layout of m16n8k16; sums in f32.
+enum class Multiplicand { kBf16, kF16 };
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Multiplicand type,
+                  Where where);
 
 // The block's dynamic shared memory, all bytes 0xFF (NaN, -1) at its start.
 template <typename T>
@@ -164,7 +202,7 @@ T& shared() {
   if (sizeof(T) > block.shared_bytes)
     fail_kernel("it needs %zu bytes of shared memory and was launched with %zu", sizeof(T),
                 block.shared_bytes);
-  static_assert(alignof(T) <= 128);
+  static_assert(alignof(T) <= 1024);
   return *reinterpret_cast<T*>(block.shared);
 }
 
@@ -188,15 +226,25 @@ struct Options {
 Options options();
 void set_options(const Options& options);
 
-// What the kernels did that went through ptx.cuh. A request is one instruction of a warp; sectors
-// are the 32-byte pieces of memory that it touches.
+// What the kernels did. A request is one instruction of a warp; sectors are the 32-byte pieces of
+// global memory that it touches. Shared memory serves 8 lanes of 16 bytes, 16 of 8 or 32 of 4 in
+// one wavefront, if no two of them want different words of one of the 32 banks; `phases` counts the
+// wavefronts that there would be without such conflicts.
 struct Counters {
-  int64_t launches, blocks, barriers, collectives;
+  int64_t launches, blocks, barriers, collectives, mma;
   struct Global {
     int64_t requests, bytes, sectors;
-  } load, store;
+  } load, store, atomic, copy_load;
+  struct Shared {
+    int64_t requests, bytes, wavefronts, phases;
+  } shared_load, shared_store, matrix, copy_store;
 };
+// Accesses to memory are counted only while this is on (as from the start, where GATUN_SIM_COUNTERS
+// is set and not 0); the rest always.
+void count_memory(bool on);
 Counters counters();
+// The same for each launch name, sorted.
+std::vector<std::pair<std::string, Counters>> kernel_counters();
 void reset_counters();
 
 // Device memory, all bytes 0xFF, with canaries around; null when the host has no more.

@@ -372,10 +372,12 @@ void traffic(ElementType type) {
   f.layout.shape[0] = kRows;
   f.layout.stride[LayerNormForward::kX][0] = f.layout.stride[LayerNormForward::kY][0] = kColumns;
   simt::reset_counters();
+  simt::count_memory(true);
   const auto start = std::chrono::steady_clock::now();
   const Case c = {type, type, kRows, kColumns, false, false, false};
   if (!ran("forward", c, layer_norm_forward(nullptr, type, type, f))) return;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  simt::count_memory(false);
   const simt::Counters had = simt::counters();
   const int64_t bytes = kRows * kColumns * x.size();
   std::printf(

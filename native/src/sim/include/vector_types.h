@@ -10,7 +10,11 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-struct float2 {
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+
+struct alignas(8) float2 {
   float x, y;
 };
 struct alignas(16) float4 {
