@@ -92,6 +92,13 @@ template <typename T>
 __device__ __forceinline__ T atomic_add(T* address, T value) {
   return atomicAdd(address, value);
 }
+// Stores `value` and returns what was there.
+__device__ __forceinline__ uint32_t atomic_exchange(uint32_t* address, uint32_t value) {
+  return atomicExch(address, value);
+}
+
+// What this thread wrote before is seen, by the host too, before what it writes after.
+__device__ __forceinline__ void fence_system() { __threadfence_system(); }
 
 // ---- shared memory ----
 //
@@ -253,14 +260,6 @@ __device__ __forceinline__ float rcp(float x) {
   return y;
 }
 
-// Stores `value` and returns what was there.
-__device__ __forceinline__ uint32_t atomic_exchange(uint32_t* address, uint32_t value) {
-  return atomicExch(address, value);
-}
-
-// What this thread wrote before is seen, by the host too, before what it writes after.
-__device__ __forceinline__ void fence_system() { __threadfence_system(); }
-
 __device__ __forceinline__ float as_float(uint32_t bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ uint32_t as_bits(float value) { return __float_as_uint(value); }
 
@@ -331,6 +330,12 @@ template <typename T>
 T atomic_add(T* address, T value, Where where = Where::here()) {
   return simt::atomic_add(address, value, where);
 }
+inline uint32_t atomic_exchange(uint32_t* address, uint32_t value, Where where = Where::here()) {
+  simt::check_global(address, 4, simt::Access::kAtomic, where);
+  return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
+}
+
+inline void fence_system() { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
 // ---- shared memory ----
 
@@ -448,14 +453,6 @@ inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.
 inline float ex2(float x) { return flush(std::exp2(flush(x))); }
 inline float lg2(float x) { return std::log2(flush(x)); }
 inline float rcp(float x) { return flush(1.f / flush(x)); }
-
-inline uint32_t atomic_exchange(uint32_t* address, uint32_t value,
-                                simt::Where where = simt::Where::here()) {
-  simt::check_global(address, 4, true, where);
-  return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
-}
-
-inline void fence_system() { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
 inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t as_bits(float value) { return std::bit_cast<uint32_t>(value); }
