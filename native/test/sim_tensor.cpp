@@ -412,6 +412,8 @@ void test_counters() {
     EXPECT(had.shared_load.wavefronts == 3 * (8 * 4 * conflicts + 2 + column));
     EXPECT(had.store.requests == 3 && had.store.bytes == 3 * 128 && had.store.sectors == 3 * 4);
     EXPECT(had.load.requests == 0 && had.shared_store.requests == 0 && had.mma == 0);
+    // three blocks read and write the same
+    EXPECT(had.distinct_read == 16 * (7 * 16 + 8) && had.distinct_written == 128);
   }
   simt::reset_counters();
   test_mma<__half>();
@@ -434,6 +436,7 @@ void test_uneven() {
   simt::count_memory(false);
   const simt::Counters had = simt::counters();
   EXPECT(had.load.requests == 2 && had.load.bytes == 192 && had.load.sectors == 2 + 4);
+  EXPECT(had.distinct_read == 192 && had.distinct_written == 128);
 }
 
 }  // namespace

@@ -120,11 +120,40 @@ struct Barrier {
   uint32_t waiting[kMostWarps];
 };
 
+// A bit for each byte of an allocation: those that a launch touched.
+class Touched {
+ public:
+  explicit Touched(Range range)
+      : words_((range.last - range.first + 63) / 64),
+        bits_(static_cast<uint64_t*>(std::calloc(words_, sizeof(uint64_t)))) {}
+  // Bytes at, … at + bytes - 1 of it, within an aligned 16.
+  void add(size_t at, size_t bytes) {
+    if (bits_ == nullptr) return;
+    uint64_t* word = bits_.get() + at / 64;
+    const uint64_t more = ((uint64_t{1} << bytes) - 1) << at % 64;
+    if ((__atomic_load_n(word, __ATOMIC_RELAXED) & more) != more)
+      __atomic_fetch_or(word, more, __ATOMIC_RELAXED);
+  }
+  int64_t bytes() const {
+    int64_t total = 0;
+    for (size_t i = 0; bits_ != nullptr && i < words_; ++i) total += std::popcount(bits_.get()[i]);
+    return total;
+  }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  size_t words_;
+  std::unique_ptr<uint64_t, Free> bits_;  // null where the host has no memory for it
+};
+
 struct Job {
   const Launch* launch;
   Options options;
   bool count_memory;
   std::vector<Range> memory;
+  std::vector<Touched> read, written;  // of each of `memory`, while that is counted
   uint64_t blocks, stride, offset;
   std::atomic<uint64_t> next{0};
   std::atomic<bool> failed{false};
@@ -169,6 +198,7 @@ struct Worker {
   unsigned stack_count = 0;
   std::vector<unsigned char> shared = std::vector<unsigned char>(kMostShared + kTail + kSharedBase);
   Range last_hit = {0, 0};
+  size_t last_index = 0;  // of that range in the job's memory
 
   bool failed = false;
   char message[kMostMessage] = "";
@@ -892,6 +922,7 @@ void check_range(Worker& worker, const void* address, size_t bytes, const char* 
     fail_kernel("a %zu-byte %s at %s: %p is not device memory", bytes, what, Place(where).text,
                 address);
   worker.last_hit = *(after - 1);
+  worker.last_index = static_cast<size_t>(after - 1 - all.begin());
   if (at + bytes > worker.last_hit.last) {
     const Range hit = worker.last_hit;
     worker.last_hit = {0, 0};
@@ -932,7 +963,11 @@ void check_global(const void* address, size_t bytes, Access access, Where where)
     fail_kernel("a %zu-byte %s at %s: address %p is not aligned to %zu", bytes, name_of(access),
                 Place(where).text, address, bytes);
   check_range(worker, address, bytes, name_of(access), where);
-  if (worker.job->count_memory) note_request(worker, at, bytes, bytes, access, where);
+  if (!worker.job->count_memory) return;
+  note_request(worker, at, bytes, bytes, access, where);
+  const size_t offset = at - worker.last_hit.first;
+  if (access != Access::kStore) worker.job->read[worker.last_index].add(offset, bytes);
+  if (access != Access::kLoad) worker.job->written[worker.last_index].add(offset, bytes);
 }
 
 // ---- shared memory ----
@@ -976,9 +1011,13 @@ void cp_async(uint32_t address, const void* global, int size, int bytes, Where w
                 Place(where).text, global, size);
   if (bytes > 0)
     check_range(worker, global, static_cast<size_t>(bytes), name_of(Access::kCopyLoad), where);
-  if (worker.job->count_memory)
+  if (worker.job->count_memory) {
     note_request(worker, at, static_cast<size_t>(size), static_cast<size_t>(bytes),
                  Access::kCopyLoad, where);
+    if (bytes > 0)
+      worker.job->read[worker.last_index].add(at - worker.last_hit.first,
+                                              static_cast<size_t>(bytes));
+  }
   std::memset(to, 0xff, static_cast<size_t>(size));
   worker.copies[self->number].push_back(
       {to, static_cast<const unsigned char*>(global), size, bytes, self->groups});
@@ -1134,6 +1173,11 @@ std::string run(const Launch& launch, const Options& options) {
     job.count_memory = pool().count_memory;
   }
   job.memory = allocations();
+  if (job.count_memory)
+    for (const Range& range : job.memory) {
+      job.read.emplace_back(range);
+      job.written.emplace_back(range);
+    }
   job.blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
   job.stride = 1;
   job.offset = 0;
@@ -1148,12 +1192,15 @@ std::string run(const Launch& launch, const Options& options) {
   std::unique_lock lock(shared.mutex);
   if (shared.workers.empty()) start_workers(shared);
   if (shared.workers.empty()) return "the host makes no more threads";
-  ++shared.counters[launch.kernel].launches;
   shared.job = &job;
   shared.busy = static_cast<unsigned>(shared.workers.size());
   ++shared.generation;
   shared.work.notify_all();
   shared.done.wait(lock, [&] { return shared.busy == 0; });
+  Counters& counters = shared.counters[launch.kernel];
+  ++counters.launches;
+  for (const Touched& each : job.read) counters.distinct_read += each.bytes();
+  for (const Touched& each : job.written) counters.distinct_written += each.bytes();
   lock.unlock();
   if (!job.failed) {
     const std::string damaged = damage();

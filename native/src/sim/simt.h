@@ -238,6 +238,8 @@ struct Counters {
   struct Shared {
     int64_t requests, bytes, wavefronts, phases;
   } shared_load, shared_store, matrix, copy_store;
+  // Bytes of global memory that a launch read, and wrote, at least once; of all launches.
+  int64_t distinct_read, distinct_written;
 };
 // Accesses to memory are counted only while this is on (as from the start, where GATUN_SIM_COUNTERS
 // is set and not 0); the rest always.
