@@ -89,4 +89,47 @@ final class TinyRun {
                     }
                 });
     }
+
+    /** A main class of these tests in a JVM of its own, behind the words of a prefix. */
+    static Process child(
+            List<String> prefix, List<String> options, Class<?> main, String... arguments)
+            throws IOException {
+        var command = new ArrayList<>(prefix);
+        command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+        command.addAll(options);
+        command.addAll(
+                List.of(
+                        "-XX:-UsePerfData",
+                        "--enable-native-access=ALL-UNNAMED",
+                        "-Dgatun.library.path=" + System.getProperty("gatun.library.path"),
+                        "-cp",
+                        classPath(),
+                        main.getName()));
+        command.addAll(List.of(arguments));
+        return new ProcessBuilder(command).redirectErrorStream(true).start();
+    }
+
+    private static String classPath() {
+        var entries = new ArrayList<String>();
+        for (String property : List.of("java.class.path", "jdk.module.path")) {
+            String value = System.getProperty(property, "");
+            if (!value.isEmpty()) {
+                entries.add(value);
+            }
+        }
+        try { // patched into the module while tests run, so on no path
+            entries.add(
+                    Path.of(
+                                    TinyRun.class
+                                            .getProtectionDomain()
+                                            .getCodeSource()
+                                            .getLocation()
+                                            .toURI())
+                            .resolveSibling("test-classes")
+                            .toString());
+        } catch (java.net.URISyntaxException e) {
+            throw new AssertionError(e);
+        }
+        return String.join(":", entries);
+    }
 }

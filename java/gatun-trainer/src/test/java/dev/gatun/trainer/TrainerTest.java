@@ -270,43 +270,7 @@ class TrainerTest {
 
     /** {@link TinyRun} in a JVM of its own. */
     private static Process child(List<String> prefix, Path out) throws IOException {
-        var command = new ArrayList<>(prefix);
-        command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
-        command.addAll(
-                List.of(
-                        "-Xmx512m",
-                        "-XX:-UsePerfData",
-                        "--enable-native-access=ALL-UNNAMED",
-                        "-Dgatun.library.path=" + System.getProperty("gatun.library.path"),
-                        "-cp",
-                        classPath(),
-                        TinyRun.class.getName(),
-                        out.toString(),
-                        String.valueOf(STEPS)));
-        return new ProcessBuilder(command).redirectErrorStream(true).start();
-    }
-
-    private static String classPath() {
-        var entries = new ArrayList<String>();
-        for (String property : List.of("java.class.path", "jdk.module.path")) {
-            String value = System.getProperty(property, "");
-            if (!value.isEmpty()) {
-                entries.add(value);
-            }
-        }
-        try { // patched into the module while tests run, so on no path
-            entries.add(
-                    Path.of(
-                                    TinyRun.class
-                                            .getProtectionDomain()
-                                            .getCodeSource()
-                                            .getLocation()
-                                            .toURI())
-                            .resolveSibling("test-classes")
-                            .toString());
-        } catch (java.net.URISyntaxException e) {
-            throw new AssertionError(e);
-        }
-        return String.join(":", entries);
+        return TinyRun.child(
+                prefix, List.of("-Xmx512m"), TinyRun.class, out.toString(), String.valueOf(STEPS));
     }
 }
