@@ -19,8 +19,9 @@ import java.util.function.Function;
  * Where tensors live and ops run: the processor, or a GPU. Threads may share a device; an {@link
  * Ops} or {@link Tape} belongs to one thread at a time.
  *
- * <p>Work is stream-ordered: an op enqueues and returns. A fault that shows only during execution,
- * such as an id beyond the vocabulary, is thrown by the next call that waits.
+ * <p>All work goes to one stream and runs in the order in which it was submitted: an op enqueues
+ * and returns. A fault that shows only during execution, such as an id beyond the vocabulary, is
+ * thrown by the next call that waits.
  */
 public final class Device implements AutoCloseable {
     private static final System.Logger LOG = System.getLogger("dev.gatun.kernels");
@@ -66,6 +67,7 @@ public final class Device implements AutoCloseable {
     private final String description;
     private final String reason;
     private final Deque<Stream> idle = new ArrayDeque<>();
+    private final long stream;
     private final Stream transfer;
     private volatile boolean open = true;
 
@@ -76,6 +78,9 @@ public final class Device implements AutoCloseable {
             MemorySegment info = info(arena);
             this.name = gatun_device_info.name(info).getString(0);
             this.description = gatun_device_info.description(info).getString(0);
+            MemorySegment result = arena.allocate(ValueLayout.JAVA_LONG);
+            Native.check(GatunH.gatun_stream_create(handle, result), "stream_create");
+            this.stream = result.get(ValueLayout.JAVA_LONG, 0);
         }
         this.transfer = new Stream(this);
     }
@@ -254,12 +259,12 @@ public final class Device implements AutoCloseable {
         }
     }
 
-    /** A stream and a scope; random numbers of seed 0. */
+    /** A scope on the device's stream; random numbers of seed 0. */
     public Ops ops() {
         return ops(Rng.of(0));
     }
 
-    /** A stream and a scope with these random numbers. */
+    /** A scope on the device's stream with these random numbers. */
     public Ops ops(Rng rng) {
         return new Ops(take(), rng);
     }
@@ -302,12 +307,20 @@ public final class Device implements AutoCloseable {
         return handle;
     }
 
+    /**
+     * The one native stream of all Ops: work runs in the order in which it was submitted, whichever
+     * thread did it (docs/decisions/0006).
+     */
+    long stream() {
+        return stream;
+    }
+
     boolean isOpen() {
         return open;
     }
 
-    /** Whether the work of all streams runs in the order in which it was submitted. */
-    boolean oneQueue() {
+    /** Whether host code can reach its memory. */
+    boolean hostMemory() {
         return name.equals("cpu");
     }
 

@@ -5,7 +5,7 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A stream and a scope: ops enqueue on the stream, and what they make dies with the scope, in
+ * A scope on the device's stream: ops enqueue there, and what they make dies with the scope, in
  * stream order. {@link #scope()} nests, so that a layer of a forward pass drops its intermediates
  * and {@link #keep}s its output; {@link #reset()} starts over, so that a decode loop opens nothing
  * per token.
@@ -110,7 +110,7 @@ public sealed class Ops implements AutoCloseable permits Tape {
         }
     }
 
-    /** Waits for the work of this stream and throws a pending fault. */
+    /** Waits for the work of the device so far and throws a pending fault. */
     public void await() {
         open();
         stream.await();

@@ -165,14 +165,7 @@ final class Storage {
             if (device.canaries && !wrapped) {
                 Canary.check(device, dead, bytes);
             }
-            try {
-                // it is freed on its own stream, and others may still be using it
-                if (stream == null && !device.oneQueue()) {
-                    device.await();
-                }
-            } finally {
-                Native.check(GatunH.gatun_buffer_free(dead), "buffer_free");
-            }
+            Native.check(GatunH.gatun_buffer_free(dead), "buffer_free");
         }
     }
 }

@@ -14,8 +14,8 @@ import java.lang.foreign.ValueLayout;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A native stream with what its calls need: argument structs and a staging area, made once, and the
- * thread that it is confined to.
+ * The device's stream as one Ops sees it: with what its calls need (argument structs and a staging
+ * area, made once) and the thread that it is confined to.
  */
 final class Stream {
     // fits the second-level cache, so that the extra copy on the way to a heap array stays cheap
@@ -30,7 +30,6 @@ final class Stream {
     final MemorySegment adamwArgs;
     final MemorySegment philox;
     private final MemorySegment result;
-    private final long handle;
     private @Nullable MemorySegment staging;
     private MemorySegment scratch;
     private @Nullable Thread owner;
@@ -52,14 +51,12 @@ final class Stream {
         gatun_adamw_args.struct_size(adamwArgs, (int) adamwArgs.byteSize());
         this.philox = arena.allocate(gatun_philox.layout());
         this.scratch = MemorySegment.NULL;
-        Native.check(GatunH.gatun_stream_create(device.handle(), result), "stream_create");
-        this.handle = result.get(ValueLayout.JAVA_LONG, 0);
     }
 
     /** The native stream, for the thread that owns it. */
     long handle() {
         check();
-        return handle;
+        return device.stream();
     }
 
     /** Throws unless the calling thread is the owner; a stream without one is guarded by a lock. */

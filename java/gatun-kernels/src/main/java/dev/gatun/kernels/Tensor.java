@@ -319,7 +319,7 @@ public final class Tensor implements AutoCloseable {
      */
     public MemorySegment segment() {
         want("segment", contiguous(), "a contiguous tensor");
-        if (!device().oneQueue()) {
+        if (!device().hostMemory()) {
             throw new UnsupportedOperationException(
                     "segment: %s lies on %s, host code cannot reach it; use toFloats()"
                             .formatted(this, device()));
@@ -348,9 +348,6 @@ public final class Tensor implements AutoCloseable {
             home.check();
             readOn(home, to);
         } else {
-            if (!device().oneQueue()) {
-                device().await();
-            }
             device().transfer(stream -> {
                 readOn(stream, to);
                 return to;
@@ -385,9 +382,6 @@ public final class Tensor implements AutoCloseable {
         } else {
             device().transfer(stream -> {
                 stream.write(from, storage.buffer(), offset * dtype.bytes());
-                if (!device().oneQueue()) {
-                    stream.await();
-                }
                 return from;
             });
         }
@@ -426,9 +420,6 @@ public final class Tensor implements AutoCloseable {
         if (g != null && stale && !zeroed) {
             device().transfer(stream -> {
                 Native.check(GatunH.gatun_fill(stream.handle(), g.raw(), 0), "fill");
-                if (!device().oneQueue()) {
-                    stream.await();
-                }
                 return g;
             });
             zeroed = true;
