@@ -38,6 +38,11 @@ class TrainTest {
     private Ended stop(String signal, Path out, String words) throws Exception {
         Process process = Run.child(Run.trainArguments(data, out, OPTIONS)).start();
         process.getOutputStream().close();
+        // started before it is needed: on a busy machine a thousand steps are over sooner
+        Process killer =
+                new ProcessBuilder(
+                                "bash", "-c", "read; kill -%s %d".formatted(signal, process.pid()))
+                        .start();
         var said = new StringBuilder();
         try (BufferedReader lines = process.inputReader(StandardCharsets.UTF_8)) {
             boolean sent = false;
@@ -45,7 +50,7 @@ class TrainTest {
                 said.append(line).append('\n');
                 if (!sent && line.contains(words)) {
                     sent = true;
-                    new ProcessBuilder("kill", "-" + signal, "" + process.pid()).start().waitFor();
+                    killer.getOutputStream().close();
                 }
             }
             said.append(
