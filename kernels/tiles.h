@@ -57,4 +57,130 @@ constexpr int64_t norm_backward_blocks(int64_t rows, int tile, int sm_count) {
 constexpr int kNormFinishColumns = 32;
 constexpr int kNormFinishThreads = 8;
 
+// ---- matmul ----
+
+// The product of a block: m x n of the result, k of the sum at a time, by warps_m x warps_n warps.
+struct MatmulTile {
+  int m, n, k;
+  int warps_m, warps_n;
+  int stages;      // tiles of the operands in shared memory, all but one of them on their way there
+  int min_blocks;  // a multiprocessor should hold at once (__launch_bounds__)
+  double speed;    // of a full multiprocessor, relative; an estimate from shared-memory traffic
+
+  constexpr int threads() const { return warps_m * warps_n * 32; }
+};
+
+// A warp of 64 x 64 reads 4 KiB of shared memory for 32 mma, one of 32 x 32 as much for 16: beyond
+// 64 x 64 the accumulators (128 registers a thread) leave no room.
+constexpr MatmulTile kMatmulTiles[] = {
+    // 16-bit operands
+    {128, 256, 32, 2, 4, 4, 1, 1.0},  // 96 KiB, what the smaller GPUs of this family have
+    {64, 64, 64, 2, 2, 3, 3, 0.6},    // 48 KiB: enough blocks where the result is small
+    // f32: six mma a pair of fragments, each operand in three parts, so 32 x 32 a warp; 72 KiB
+    {128, 64, 32, 4, 2, 3, 1, 1.0},
+};
+constexpr int kMatmulTileLarge = 0;
+constexpr int kMatmulTileSmall = 1;
+constexpr int kMatmulTileF32 = 2;
+// Operands that 16-byte copies cannot read, element by element: the small tiles; one is multiplied
+// while the next is filled.
+constexpr int kMatmulElementStages = 2;
+
+constexpr int kMatmulMostSplits = 32;
+// Rows of tiles that are walked together, so that blocks that run at once share columns of b in L2.
+constexpr int kMatmulRaster = 8;
+// The second kernel of a split sum.
+constexpr int kMatmulFinishThreads = 256;
+
+struct MatmulPlan {
+  int tile;          // into kMatmulTiles
+  int splits;        // parts of the sum over k
+  int k_of_a_split;  // a multiple of the tile's k
+};
+
+// The tile and the number of splits for `batch` products m x n x k, of the tiles first … last:
+// those with the least estimated time, in multiply-adds of one multiprocessor.
+constexpr MatmulPlan matmul_plan(int first, int last, int64_t batch, int64_t m, int64_t n,
+                                 int64_t k, int sm_count) {
+  constexpr double kStart = 256;         // of k: filling the ring, storing the tile
+  constexpr double kByte = 90;           // a byte of memory, per multiprocessor
+  constexpr double kSecondKernel = 4e6;  // 3 us
+  MatmulPlan best = {};
+  double best_time = 0;
+  for (int i = first; i <= last; ++i) {
+    const MatmulTile& tile = kMatmulTiles[i];
+    const double blocks = static_cast<double>(batch) *
+                          static_cast<double>((m + tile.m - 1) / tile.m) *
+                          static_cast<double>((n + tile.n - 1) / tile.n);
+    const int64_t steps = (k + tile.k - 1) / tile.k;
+    for (int wanted = 1; wanted <= kMatmulMostSplits && wanted <= steps; ++wanted) {
+      const int64_t steps_of_a_split = (steps + wanted - 1) / wanted;
+      const int64_t splits = (steps + steps_of_a_split - 1) / steps_of_a_split;
+      if (splits != wanted) continue;
+      const double at_once = static_cast<double>(sm_count) * tile.min_blocks;
+      const double waves_exactly = blocks * static_cast<double>(splits) / at_once;
+      auto waves = static_cast<int64_t>(waves_exactly);
+      if (static_cast<double>(waves) < waves_exactly) ++waves;
+      double time = static_cast<double>(waves) * tile.min_blocks * tile.m * tile.n *
+                    (static_cast<double>(steps_of_a_split * tile.k) + kStart) / tile.speed;
+      if (splits > 1)
+        time += kSecondKernel + kByte * 8 * static_cast<double>(splits) *
+                                    static_cast<double>(batch) * static_cast<double>(m) *
+                                    static_cast<double>(n) / sm_count;
+      if (best_time == 0 || time < best_time) {
+        best_time = time;
+        best = {i, static_cast<int>(splits), static_cast<int>(steps_of_a_split * tile.k)};
+      }
+    }
+  }
+  if (best.splits == 0) best = {first, 1, 0};  // k = 0
+  return best;
+}
+// of an H100, for operands of 16 bits: 4096 cubed, GPT-2's projection, gradient of its weight,
+// logits, a few rows, an empty sum
+static_assert(matmul_plan(0, 1, 1, 4096, 4096, 4096, 132).tile == 0);
+static_assert(matmul_plan(0, 1, 1, 4096, 4096, 4096, 132).splits == 1);
+static_assert(matmul_plan(0, 1, 1, 8192, 768, 3072, 132).splits == 1);
+static_assert(matmul_plan(0, 1, 1, 768, 3072, 8192, 132).splits > 1);
+static_assert(matmul_plan(0, 1, 1, 8192, 50304, 768, 132).tile == 0);
+static_assert(matmul_plan(0, 1, 1, 64, 768, 3072, 132).splits > 4);
+static_assert(matmul_plan(0, 1, 1, 64, 64, 0, 132).splits == 1);
+
+// ---- matmul with few rows ----
+
+// Up to so many rows every byte of b is read once and multiplied in registers: with more, tensor
+// cores are faster.
+constexpr int kFewRows = 8;
+constexpr int kFewRowsThreads = 256;
+// b as rows of k: a warp walks along four of them, so that its sums are a vector of out. Bytes of a
+// row of a in shared memory: 32 KiB for eight rows.
+constexpr int kFewRowsColumns = 4;
+constexpr int kFewRowsBytes = 4096;
+// b as rows of n: lanes side by side read one 128-byte line, the others of a warp the next rows; a
+// thread has four such loads in flight. Of k in shared memory: 32 KiB of f32 for eight rows.
+constexpr int kFewRowsLanes = 8;
+constexpr int kFewRowsAhead = 4;
+constexpr int kFewRowsDepth = 1024;
+
+// Parts of the sum over k, at least `least` each: so many that loads are in flight everywhere.
+constexpr int few_rows_splits(int64_t column_blocks, int64_t k, int64_t least, int sm_count) {
+  const int64_t wanted = (int64_t{sm_count} * 4 + column_blocks - 1) / column_blocks;
+  int64_t splits = k / least;
+  if (splits > wanted) splits = wanted;
+  if (splits > kMatmulMostSplits) splits = kMatmulMostSplits;
+  return splits < 1 ? 1 : static_cast<int>(splits);
+}
+static_assert(few_rows_splits(1571, 768, 256, 132) == 1);  // GPT-2's logits
+static_assert(few_rows_splits(12, 3072, 64, 132) == 32);   // its second projection
+
+// ---- bias_backward ----
+
+constexpr int kColumnSumThreads = 256;  // 8 warps, each takes every eighth row
+// Parts of the rows: as layer_norm's, only as many as fill the machine, of at least 64 rows.
+constexpr int64_t column_sum_parts(int64_t rows, int64_t column_blocks, int sm_count) {
+  const int64_t resident = (int64_t{sm_count} * 8 + column_blocks - 1) / column_blocks;
+  const int64_t useful = (rows + 63) / 64;
+  return resident < useful ? resident : useful;
+}
+
 }  // namespace gatun::kernels

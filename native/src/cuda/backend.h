@@ -8,11 +8,13 @@
 
 namespace gatun::cuda {
 
+void matmul(Context& context, const MatMul& args);
 void layer_norm_forward(Context& context, const LayerNormForward& args);
 void layer_norm_backward(Context& context, const LayerNormBackward& args);
 
 inline constexpr Backend kBackend = [] {
   Backend backend;
+  backend.matmul = matmul;
   backend.layer_norm_forward = layer_norm_forward;
   backend.layer_norm_backward = layer_norm_backward;
   return backend;

@@ -7,3 +7,12 @@
 #include "cuda_runtime_api.h"
 
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
+
+template <typename T>
+constexpr T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <typename T>
+constexpr T max(T a, T b) {
+  return a < b ? b : a;
+}

@@ -1,0 +1,133 @@
+// What matmul's kernels have in common: the problem with the launcher's choices, and the way of a
+// sum to memory (alpha, what out holds, bias, preactivation, GELU).
+#pragma once
+
+#include <algorithm>
+#include <climits>
+
+#include "gelu.cuh"
+#include "matmul.h"
+#include "tile.cuh"
+#include "tiles.h"
+
+namespace gatun::kernels {
+
+struct MatMulProblem : MatMul {
+  ElementType out_type;
+  int splits;  // parts of the sum over k; more than one: sums go to `partials`
+  int k_of_a_split;
+  int64_t first_tile;  // of this launch
+  int64_t tiles_m, tiles_n;
+  int partial_columns;  // n, to a multiple of 4
+  bool out_vectors;     // four columns of out are one aligned access
+  bool preactivation_vectors;
+};
+
+// ---- single elements, and four ----
+
+__device__ __forceinline__ float load_element(const float* p) { return as_float(ld32(p)); }
+template <typename T>
+__device__ __forceinline__ float load_element(const T* p) {
+  float v[2];
+  unpack(uint32_t{ld16(p)}, v, T());
+  return v[0];
+}
+
+__device__ __forceinline__ void store_element(float* p, float x) { st32(p, as_bits(x)); }
+template <typename T>
+__device__ __forceinline__ void store_element(T* p, float x) {
+  const float v[2] = {x, 0.f};
+  st16(p, static_cast<uint16_t>(pack(v, T())));
+}
+
+__device__ __forceinline__ void load_quad(const float* p, float (&v)[4]) {
+  unpack<float>(ld128(p), v);
+}
+template <typename T>
+__device__ __forceinline__ void load_quad(const T* p, float (&v)[4]) {
+  const uint2 words = ld64(p);
+  float low[2], high[2];
+  unpack(words.x, low, T());
+  unpack(words.y, high, T());
+  v[0] = low[0], v[1] = low[1], v[2] = high[0], v[3] = high[1];
+}
+
+__device__ __forceinline__ void store_quad(float* p, const float (&v)[4]) {
+  st128(p, pack<float>(v));
+}
+template <typename T>
+__device__ __forceinline__ void store_quad(T* p, const float (&v)[4]) {
+  const float low[2] = {v[0], v[1]}, high[2] = {v[2], v[3]};
+  st64(p, {pack(low, T()), pack(high, T())});
+}
+
+// The first `count` of four, by one access where `vectors`.
+template <typename T>
+__device__ __forceinline__ void load_some(const T* p, int count, bool vectors, float (&v)[4]) {
+  if (vectors && count == 4) {
+    load_quad(p, v);
+  } else {
+    UNROLL for (int i = 0; i < 4; ++i) v[i] = i < count ? load_element(p + i) : 0.f;
+  }
+}
+template <typename T>
+__device__ __forceinline__ void store_some(T* p, int count, bool vectors, const float (&v)[4]) {
+  if (vectors && count == 4) {
+    store_quad(p, v);
+  } else {
+    UNROLL for (int i = 0; i < 4; ++i) if (i < count) store_element(p + i, v[i]);
+  }
+}
+
+// ---- from sums to the result ----
+
+template <typename Out>
+__device__ __forceinline__ void finish_as(const MatMulProblem& p, int64_t product, int row,
+                                          int column, float (&v)[4]) {
+  const int count = min(4, p.n - column);
+  Out* out = static_cast<Out*>(p.out) + row_offset(p.batch, MatMul::kOut, product) +
+             row * p.out_stride + column;
+  UNROLL for (int i = 0; i < 4; ++i) v[i] *= p.alpha;
+  float other[4];
+  if (p.add) {
+    load_some(out, count, p.out_vectors, other);
+    UNROLL for (int i = 0; i < 4; ++i) v[i] += other[i];
+  }
+  if (p.bias != nullptr) {
+    if (p.bias_type == ElementType::kF32)
+      load_some(static_cast<const float*>(p.bias) + column, count, false, other);
+    else
+      load_some(static_cast<const Out*>(p.bias) + column, count, false, other);
+    UNROLL for (int i = 0; i < 4; ++i) v[i] += other[i];
+  }
+  if (p.preactivation != nullptr)
+    store_some(static_cast<Out*>(p.preactivation) +
+                   row_offset(p.batch, MatMul::kPreactivation, product) +
+                   row * p.preactivation_stride + column,
+               count, p.preactivation_vectors, v);
+  if (p.gelu == Gelu::kTanh) UNROLL for (int i = 0; i < 4; ++i) v[i] = gelu_tanh(v[i]);
+  if (p.gelu == Gelu::kErf) UNROLL for (int i = 0; i < 4; ++i) v[i] = gelu_erf(v[i]);
+  store_some(out, count, p.out_vectors, v);
+}
+
+// Four sums of part `split` of the product, from `column` (a multiple of 4) on: to the result, or
+// to the partial sums of a split product. T: the operands' type.
+template <typename T>
+__device__ __forceinline__ void finish(const MatMulProblem& p, int64_t product, int split, int row,
+                                       int column, float (&v)[4]) {
+  if (p.splits > 1) {
+    const int64_t at = (split * p.batch.rows + product) * p.m + row;
+    st128(p.partials + at * p.partial_columns + column, pack<float>(v));
+  } else if (sizeof(T) == sizeof(float) || p.out_type == ElementType::kF32) {
+    finish_as<float>(p, product, row, column, v);
+  } else {
+    finish_as<T>(p, product, row, column, v);
+  }
+}
+
+// matmul_few_rows.cu: whether it computes the problem, what it chooses, its launch.
+bool is_few_rows(const MatMul& p);
+void choose_few_rows(ElementType in, MatMulProblem& p, int sm_count);
+cudaError_t matmul_few_rows(cudaStream_t stream, ElementType in, const MatMulProblem& p);
+
+}  // namespace gatun::kernels

@@ -1,0 +1,83 @@
+// Matrix products on CUDA: kernels/matmul.cu behind the op.
+#include "matmul.h"
+
+#include "cuda/backend.h"
+#include "cuda/layout.h"
+
+namespace gatun::cuda {
+
+namespace {
+
+// A dimension as the kernel takes it.
+int dimension(const char* what, int64_t size) {
+  if (size > kernels::kMatmulLargest)
+    fail(GATUN_UNSUPPORTED, "matmul: %s is %lld, cuda takes up to %lld", what,
+         static_cast<long long>(size), static_cast<long long>(kernels::kMatmulLargest));
+  return static_cast<int>(size);
+}
+
+}  // namespace
+
+void matmul(Context& context, const MatMul& args) {
+  using Operand = kernels::MatMul;
+  kernels::MatMul p = {};
+  p.a = args.a.data;
+  p.b = args.b.data;
+  p.out = args.out.data;
+  p.bias = args.bias.data;
+  p.preactivation = args.preactivation.data;
+  p.a_stride = args.a.step(1);
+  p.b_stride = args.b.step(1);
+  p.out_stride = args.out.step(1);
+  p.preactivation_stride = args.preactivation.step(1);
+  p.n = dimension("N", args.out.size(0));
+  p.k = dimension("K", args.a.size(args.transpose_a ? 1 : 0));
+  p.alpha = args.alpha;
+  p.transpose_a = args.transpose_a;
+  p.transpose_b = args.transpose_b;
+  p.add = args.accumulate;
+  if (args.bias) p.bias_type = element_type(args.bias.dtype);
+  if (args.epilogue == GATUN_EPILOGUE_BIAS_GELU)
+    p.gelu = args.gelu_erf ? kernels::Gelu::kErf : kernels::Gelu::kTanh;
+
+  // Batch dimensions, from the innermost, are rows of one product for as long as a, out and
+  // preactivation walk through them as through their rows and b stays the same; the others are the
+  // batch.
+  int64_t m = args.out.size(1);
+  bool as_rows = !args.transpose_a;
+  p.batch.rows = 1;
+  for (int d = 2; d < args.out.rank; ++d) {
+    const int64_t size = args.out.size(d);
+    if (size == 1) continue;
+    const int64_t b_step = d < args.b.rank ? args.b.step(d) : 0;
+    const int64_t step[Operand::kOperands] = {args.a.step(d), b_step, args.out.step(d),
+                                              args.preactivation.step(d)};
+    if (as_rows && b_step == 0 && m == 1) {  // a single row may have any stride
+      p.a_stride = step[Operand::kA];
+      p.out_stride = step[Operand::kOut];
+      p.preactivation_stride = step[Operand::kPreactivation];
+    }
+    as_rows = as_rows && b_step == 0 && step[Operand::kA] == m * p.a_stride &&
+              step[Operand::kOut] == m * p.out_stride &&
+              step[Operand::kPreactivation] == m * p.preactivation_stride &&
+              m * size <= kernels::kMatmulLargest;
+    if (as_rows) {
+      m *= size;
+      continue;
+    }
+    const int i = p.batch.rank++;
+    p.batch.rows *= size;
+    p.batch.shape[i] = size;
+    for (int operand = 0; operand < Operand::kOperands; ++operand)
+      p.batch.stride[operand][i] = step[operand];
+  }
+  p.m = dimension("M", m);
+
+  const kernels::ElementType in = element_type(args.a.dtype), out = element_type(args.out.dtype);
+  const int sm_count = multiprocessors();
+  const size_t scratch = kernels::matmul_scratch_bytes(in, out, p, sm_count);
+  if (scratch > 0) p.partials = static_cast<float*>(context.workspace(scratch));
+  check_launch("matmul", kernels::matmul(stream_of(context), in, out, p, sm_count));
+}
+
+}  // namespace gatun::cuda
