@@ -179,7 +179,7 @@ constexpr int kColumnSumThreads = 256;  // 8 warps, each takes every eighth row
 // Parts of the rows: as layer_norm's, only as many as fill the machine, of at least 64 rows.
 constexpr int64_t column_sum_parts(int64_t rows, int64_t column_blocks, int sm_count) {
   const int64_t resident = (int64_t{sm_count} * 8 + column_blocks - 1) / column_blocks;
-  const int64_t useful = (rows + 63) / 64;
+  const int64_t useful = rows < 64 ? 1 : (rows + 63) / 64;
   return resident < useful ? resident : useful;
 }
 

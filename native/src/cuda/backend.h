@@ -9,12 +9,14 @@
 namespace gatun::cuda {
 
 void matmul(Context& context, const MatMul& args);
+void bias_backward(Context& context, const BiasBackward& args);
 void layer_norm_forward(Context& context, const LayerNormForward& args);
 void layer_norm_backward(Context& context, const LayerNormBackward& args);
 
 inline constexpr Backend kBackend = [] {
   Backend backend;
   backend.matmul = matmul;
+  backend.bias_backward = bias_backward;
   backend.layer_norm_forward = layer_norm_forward;
   backend.layer_norm_backward = layer_norm_backward;
   return backend;

@@ -1,6 +1,7 @@
-// Matrix products on CUDA: kernels/matmul.cu behind the op.
+// Matrix products and the gradient of a bias on CUDA: kernels/matmul.cu and bias.cu behind the ops.
 #include "matmul.h"
 
+#include "bias.h"
 #include "cuda/backend.h"
 #include "cuda/layout.h"
 
@@ -9,9 +10,9 @@ namespace gatun::cuda {
 namespace {
 
 // A dimension as the kernel takes it.
-int dimension(const char* what, int64_t size) {
+int dimension(const char* op, const char* what, int64_t size) {
   if (size > kernels::kMatmulLargest)
-    fail(GATUN_UNSUPPORTED, "matmul: %s is %lld, cuda takes up to %lld", what,
+    fail(GATUN_UNSUPPORTED, "%s: %s is %lld, cuda takes up to %lld", op, what,
          static_cast<long long>(size), static_cast<long long>(kernels::kMatmulLargest));
   return static_cast<int>(size);
 }
@@ -30,8 +31,8 @@ void matmul(Context& context, const MatMul& args) {
   p.b_stride = args.b.step(1);
   p.out_stride = args.out.step(1);
   p.preactivation_stride = args.preactivation.step(1);
-  p.n = dimension("N", args.out.size(0));
-  p.k = dimension("K", args.a.size(args.transpose_a ? 1 : 0));
+  p.n = dimension("matmul", "N", args.out.size(0));
+  p.k = dimension("matmul", "K", args.a.size(args.transpose_a ? 1 : 0));
   p.alpha = args.alpha;
   p.transpose_a = args.transpose_a;
   p.transpose_b = args.transpose_b;
@@ -71,13 +72,30 @@ void matmul(Context& context, const MatMul& args) {
     for (int operand = 0; operand < Operand::kOperands; ++operand)
       p.batch.stride[operand][i] = step[operand];
   }
-  p.m = dimension("M", m);
+  p.m = dimension("matmul", "M", m);
 
   const kernels::ElementType in = element_type(args.a.dtype), out = element_type(args.out.dtype);
   const int sm_count = multiprocessors();
   const size_t scratch = kernels::matmul_scratch_bytes(in, out, p, sm_count);
   if (scratch > 0) p.partials = static_cast<float*>(context.workspace(scratch));
   check_launch("matmul", kernels::matmul(stream_of(context), in, out, p, sm_count));
+}
+
+void bias_backward(Context& context, const BiasBackward& args) {
+  if (!args.dbias) return;
+  kernels::BiasBackward p = {};
+  p.dy = args.dy.data;
+  p.dbias = args.dbias.data;
+  p.columns = dimension("bias_backward", "N", args.dy.size(0));
+  p.add = adds(args.accumulate, 0);
+  p.layout = row_layout(args.dy, {&args.dy});
+  const kernels::ElementType type = element_type(args.dy.dtype);
+  const int sm_count = multiprocessors();
+  const size_t scratch = kernels::bias_backward_scratch_bytes(type, p, sm_count);
+  if (scratch > 0) p.partials = static_cast<float*>(context.workspace(scratch));
+  check_launch("bias_backward",
+               kernels::bias_backward(stream_of(context), type, element_type(args.dbias.dtype), p,
+                                      sm_count));
 }
 
 }  // namespace gatun::cuda

@@ -1,0 +1,113 @@
+// What tests of kernels share: random matrices in device memory that show who reads or writes
+// around them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "rows.h"
+#include "simt.h"
+#include "tile.cuh"
+
+namespace gatun::kernels {
+
+inline unsigned seed = 20261125;
+inline std::mt19937 generator;
+inline int failures = 0;
+inline int checks = 0;
+
+inline int pick(int count) { return static_cast<int>(generator() % static_cast<unsigned>(count)); }
+
+inline const char* name(ElementType type) {
+  return type == ElementType::kF32 ? "f32" : type == ElementType::kF16 ? "f16" : "bf16";
+}
+// Half of the distance between neighbouring numbers, relative to the smaller.
+inline double rounding(ElementType type) {
+  return type == ElementType::kF32 ? 0x1p-24 : type == ElementType::kF16 ? 0x1p-11 : 0x1p-8;
+}
+
+// `products` matrices in device memory. What lies around and between their elements is NaN: whoever
+// reads it shows it, whoever writes it is seen by untouched().
+struct Matrix {
+  ElementType type;
+  int64_t products, rows, columns, stride, product_stride;
+  std::vector<uint4, simt::DeviceAllocator<uint4>> memory;
+  char* data;
+  std::vector<unsigned char> before;
+
+  // shift: elements between data and an address aligned to 64
+  Matrix(ElementType t, int64_t p, int64_t r, int64_t c, int64_t gap, int64_t shift)
+      : type(t),
+        products(p),
+        rows(r),
+        columns(c),
+        stride(c + gap),
+        product_stride(r * stride + 2 * gap) {
+    const int64_t elements = products * product_stride + shift + 64;
+    memory.resize(static_cast<size_t>(elements * size() / 16 + 8));
+    std::memset(memory.data(), 0xff, memory.size() * 16);
+    data = bytes() + 64 + shift * size();
+  }
+  Matrix(const Matrix&) = delete;
+  char* bytes() { return reinterpret_cast<char*>(memory.data()); }
+  int64_t size() const { return type == ElementType::kF32 ? 4 : 2; }
+  void* at(int64_t p, int64_t r, int64_t c) const {
+    return data + (p * product_stride + r * stride + c) * size();
+  }
+  double get(int64_t p, int64_t r, int64_t c) const {
+    const void* x = at(p, r, c);
+    switch (type) {
+      case ElementType::kF32:
+        return *static_cast<const float*>(x);
+      case ElementType::kF16:
+        return __half2float(*static_cast<const __half*>(x));
+      default:
+        return __bfloat162float(*static_cast<const __nv_bfloat16*>(x));
+    }
+  }
+  void set(int64_t p, int64_t r, int64_t c, float value) const {
+    void* x = at(p, r, c);
+    switch (type) {
+      case ElementType::kF32:
+        *static_cast<float*>(x) = value;
+        return;
+      case ElementType::kF16:
+        *static_cast<__half*>(x) = __float2half_rn(value);
+        return;
+      default:
+        *static_cast<__nv_bfloat16*>(x) = __float2bfloat16_rn(value);
+    }
+  }
+  template <typename F>
+  void fill(F value) {
+    for (int64_t p = 0; p < products; ++p)
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) set(p, r, c, static_cast<float>(value(p, r, c)));
+  }
+  void random() {
+    std::normal_distribution<float> normal;
+    fill([&](int64_t, int64_t, int64_t) { return normal(generator); });
+  }
+  // All elements as doubles, [product][row][column].
+  std::vector<double> values() const {
+    std::vector<double> all;
+    for (int64_t p = 0; p < products; ++p)
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) all.push_back(get(p, r, c));
+    return all;
+  }
+  std::vector<unsigned char> outside() {
+    std::vector<unsigned char> copy(bytes(), bytes() + memory.size() * 16);
+    for (int64_t p = 0; p < products; ++p)
+      for (int64_t r = 0; r < rows; ++r)
+        std::memset(copy.data() + (static_cast<char*>(at(p, r, 0)) - bytes()), 0,
+                    static_cast<size_t>(columns * size()));
+    return copy;
+  }
+  void remember() { before = outside(); }
+  bool untouched() { return outside() == before; }
+};
+
+}  // namespace gatun::kernels
