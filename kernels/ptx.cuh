@@ -214,10 +214,8 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
 // ---- lanes ----
 
 // The value of the lane whose number differs by `mask`.
-__device__ __forceinline__ float shuffle_xor(float value, int mask) {
-  return __shfl_xor_sync(0xffffffffu, value, mask);
-}
-__device__ __forceinline__ uint32_t shuffle_xor(uint32_t value, int mask) {
+template <typename T>
+__device__ __forceinline__ T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 // The value of lane `lane`.
@@ -424,10 +422,8 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
 
 // ---- lanes ----
 
-inline float shuffle_xor(float value, int mask, Where where = Where::here()) {
-  return simt::shuffle_xor(value, mask, where);
-}
-inline uint32_t shuffle_xor(uint32_t value, int mask, Where where = Where::here()) {
+template <typename T>
+T shuffle_xor(T value, int mask, Where where = Where::here()) {
   return simt::shuffle_xor(value, mask, where);
 }
 template <typename T>

@@ -86,11 +86,19 @@ __device__ __forceinline__ uint4 pack(const float* v) {
   return {word[0], word[1], word[2], word[3]};
 }
 
-// kCount elements to f32: by 16-byte accesses, or one by one where kCount is 1.
+// kCount elements to f32: by 16-byte accesses, by one of 8 bytes where they have no more, or one by
+// one where kCount is 1.
 template <int kCount, typename T>
 __device__ __forceinline__ void load_values(const T* p, float* v) {
   if constexpr (kCount == 1) {
     v[0] = to_float(*p);
+  } else if constexpr (kCount * sizeof(T) == 8) {
+    const uint2 words = ld64(p);
+    constexpr int kEach = kCount / 2;
+    float part[2][kEach];
+    unpack(words.x, part[0], T());
+    unpack(words.y, part[1], T());
+    UNROLL for (int i = 0; i < kCount; ++i) v[i] = part[i / kEach][i % kEach];
   } else {
     static_assert(kCount % kVector<T> == 0, "a whole number of 16-byte accesses");
     UNROLL for (int i = 0; i < kCount; i += kVector<T>) unpack<T>(ld128(p + i), v + i);
@@ -101,6 +109,11 @@ template <int kCount, typename T>
 __device__ __forceinline__ void store_values(T* p, const float* v) {
   if constexpr (kCount == 1) {
     *p = from_float<T>(v[0]);
+  } else if constexpr (kCount * sizeof(T) == 8) {
+    constexpr int kEach = kCount / 2;
+    float part[2][kEach];
+    UNROLL for (int i = 0; i < kCount; ++i) part[i / kEach][i % kEach] = v[i];
+    st64(p, {pack(part[0], T()), pack(part[1], T())});
   } else {
     static_assert(kCount % kVector<T> == 0, "a whole number of 16-byte accesses");
     UNROLL for (int i = 0; i < kCount; i += kVector<T>) st128(p + i, pack<T>(v + i));
@@ -116,34 +129,55 @@ __device__ __forceinline__ float rounded(float x) {
 // ---- sums ----
 
 // Every lane receives the sum over its warp, always added in the same tree.
-__device__ __forceinline__ float warp_sum(float v) {
+template <typename V>
+__device__ __forceinline__ V warp_sum(V v) {
   UNROLL for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
+  return v;
+}
+
+__device__ __forceinline__ float warp_max(float v) {
+  UNROLL for (int mask = 16; mask > 0; mask /= 2) v = fmaxf(v, shuffle_xor(v, mask));
   return v;
 }
 
 // Sums of kCount values over groups of kThreads threads: a warp, or the whole block. Successive
 // sums alternate between two halves of `parts`, so each needs one barrier only: a thread writes a
 // half again after a barrier that every reader of it has passed.
-template <int kThreads, int kCount>
+template <int kThreads, int kCount, typename V = float>
 struct GroupParts {
-  float part[2][kCount][kThreads / 32];
+  V part[2][kCount][kThreads / 32];
 };
 
-template <int kThreads, int kCount>
-__device__ __forceinline__ void group_sum(float (&v)[kCount], GroupParts<kThreads, kCount>& parts,
+template <int kThreads, int kCount, typename V>
+__device__ __forceinline__ void group_sum(V (&v)[kCount], GroupParts<kThreads, kCount, V>& parts,
                                           int& phase) {
   UNROLL for (int i = 0; i < kCount; ++i) v[i] = warp_sum(v[i]);
   if constexpr (kThreads > 32) {
-    float(*part)[kThreads / 32] = parts.part[phase];
+    V(*part)[kThreads / 32] = parts.part[phase];
     phase ^= 1;
     if (threadIdx.x % 32 == 0)
       UNROLL for (int i = 0; i < kCount; ++i) part[i][threadIdx.x / 32] = v[i];
     __syncthreads();
     UNROLL for (int i = 0; i < kCount; ++i) {
-      v[i] = 0.f;
+      v[i] = V();
       UNROLL for (int warp = 0; warp < kThreads / 32; ++warp) v[i] += part[i][warp];
     }
   }
+}
+
+// The largest of the group, NaN passed over; parts as for group_sum.
+template <int kThreads>
+__device__ __forceinline__ float group_max(float v, GroupParts<kThreads, 1>& parts, int& phase) {
+  v = warp_max(v);
+  if constexpr (kThreads > 32) {
+    float* part = parts.part[phase][0];
+    phase ^= 1;
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = part[0];
+    UNROLL for (int warp = 1; warp < kThreads / 32; ++warp) v = fmaxf(v, part[warp]);
+  }
+  return v;
 }
 
 // ---- rows ----

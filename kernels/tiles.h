@@ -182,5 +182,61 @@ constexpr int64_t column_sum_parts(int64_t rows, int64_t column_blocks, int sm_c
   const int64_t useful = rows < 64 ? 1 : (rows + 63) / 64;
   return resident < useful ? resident : useful;
 }
+// ---- optimizer ----
+
+// Threads of a block that works on a chunk of one tensor of a list.
+constexpr int kListThreads = 256;
+
+// Elements of a chunk: long enough that finding it costs little (1 us of the 5 that a block needs
+// to move it), short enough that a model of 10^8 parameters gives each multiprocessor hundreds.
+constexpr int kAdamWChunk = 8192;
+constexpr int kNormChunk = 16384;
+
+// Blocks of adamw_update on a multiprocessor: 4 of 256 threads with 8 16-byte loads each keep
+// 128 KiB in flight, and may have 64 registers a thread.
+constexpr int kAdamWMinBlocks = 4;
+
+// Tensors of one launch: what fits into 4 KiB of arguments.
+constexpr int kAdamWRuns = 64;
+constexpr int kNormRuns = 128;
+
+// The block that adds up the sums of all chunks.
+constexpr int kNormFinishSums = 1024;
+
+// ---- cross_entropy ----
+
+// 16-byte words of a row that a thread keeps in registers: 32 of the 64 that 1024 threads may have.
+constexpr int kLossWords = 8;
+
+struct LossTile {
+  int threads;       // that share a row
+  int rows;          // that a block has in flight
+  int min_blocks;    // a multiprocessor should hold at once (__launch_bounds__)
+  int shared_words;  // of a row, at most, beside those in registers
+};
+
+// 6144 words are 96 KiB: every GPU since sm_80 gives a block that much, an H100 two blocks.
+constexpr LossTile kLossTiles[] = {
+    {32, 4, 6, 0},       // up to 256 words: a warp a row, no barriers
+    {128, 1, 6, 0},      // up to 1024
+    {512, 1, 2, 6144},   // up to 10240: one block loads while the other stores
+    {1024, 1, 1, 6144},  // up to 14336
+};
+constexpr int kLossTileCount = sizeof kLossTiles / sizeof kLossTiles[0];
+
+// Longer rows are read again for the gradient.
+constexpr int kLossLoop = kLossTileCount;
+constexpr int kLossLoopThreads = 1024;
+
+// The tile for rows of so many words: an index into kLossTiles, or kLossLoop.
+constexpr int loss_tile(int64_t words) {
+  for (int i = 0; i < kLossTileCount; ++i)
+    if (words <= int64_t{kLossTiles[i].threads} * kLossWords + kLossTiles[i].shared_words) return i;
+  return kLossLoop;
+}
+static_assert(loss_tile(50257 / 8) == 2, "GPT-2 in 16 bits: two blocks a multiprocessor");
+static_assert(loss_tile(50257 / 4) == 3, "GPT-2 in f32: still on the chip");
+
+constexpr int kLossFinishThreads = 1024;
 
 }  // namespace gatun::kernels

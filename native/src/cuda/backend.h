@@ -12,6 +12,8 @@ void matmul(Context& context, const MatMul& args);
 void bias_backward(Context& context, const BiasBackward& args);
 void layer_norm_forward(Context& context, const LayerNormForward& args);
 void layer_norm_backward(Context& context, const LayerNormBackward& args);
+void global_norm(Context& context, const GlobalNorm& args);
+void adamw(Context& context, const AdamW& args);
 
 inline constexpr Backend kBackend = [] {
   Backend backend;
@@ -19,6 +21,8 @@ inline constexpr Backend kBackend = [] {
   backend.bias_backward = bias_backward;
   backend.layer_norm_forward = layer_norm_forward;
   backend.layer_norm_backward = layer_norm_backward;
+  backend.global_norm = global_norm;
+  backend.adamw = adamw;
   return backend;
 }();
 

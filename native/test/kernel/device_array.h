@@ -1,0 +1,98 @@
+// Elements of one type in the simulator's device memory, for tests of kernels against float64.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "rows.h"
+#include "simt.h"
+#include "tile.cuh"
+
+namespace gatun::kernels {
+
+inline size_t size_of(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
+inline const char* name_of(ElementType type) {
+  return type == ElementType::kF32 ? "f32" : type == ElementType::kF16 ? "f16" : "bf16";
+}
+// Half a unit in the last place, relative.
+inline double precision_of(ElementType type) {
+  return type == ElementType::kF32 ? 0x1p-24 : type == ElementType::kF16 ? 0x1p-11 : 0x1p-8;
+}
+
+// Memory before, between and after the elements is 0xA5 and must stay so: intact().
+class DeviceArray {
+ public:
+  // `rows` of `columns`, `gap` elements apart; `shift` elements past an address aligned to 16.
+  DeviceArray(ElementType type, int64_t rows, int64_t columns, int64_t gap = 0, int64_t shift = 0)
+      : type_(type), rows_(rows), columns_(columns), stride_(columns + gap), shift_(shift) {
+    memory_.resize((static_cast<size_t>(rows * stride_ + shift) * size_of(type) + 15) / 16 +
+                   2 * kMargin);
+    std::memset(memory_.data(), 0xA5, memory_.size() * 16);
+  }
+  char* data() { return reinterpret_cast<char*>(memory_.data() + kMargin) + offset(shift_); }
+  const char* data() const { return const_cast<DeviceArray*>(this)->data(); }
+  ElementType type() const { return type_; }
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+  int64_t stride() const { return stride_; }
+  int64_t elements() const { return rows_ * columns_; }
+
+  // By logical index.
+  double get(int64_t i) const {
+    const char* p = at(i);
+    if (type_ == ElementType::kF32) return *reinterpret_cast<const float*>(p);
+    if (type_ == ElementType::kF16) return to_float(*reinterpret_cast<const __half*>(p));
+    return to_float(*reinterpret_cast<const __nv_bfloat16*>(p));
+  }
+  void set(int64_t i, double value) {
+    char* p = const_cast<char*>(at(i));
+    const float x = static_cast<float>(value);
+    if (type_ == ElementType::kF32) *reinterpret_cast<float*>(p) = x;
+    if (type_ == ElementType::kF16) *reinterpret_cast<__half*>(p) = from_float<__half>(x);
+    if (type_ == ElementType::kBf16)
+      *reinterpret_cast<__nv_bfloat16*>(p) = from_float<__nv_bfloat16>(x);
+  }
+  template <typename Generator>
+  DeviceArray& random(Generator& generator, double scale, double mean = 0) {
+    std::normal_distribution<double> normal(mean, scale);
+    for (int64_t i = 0; i < elements(); ++i) set(i, normal(generator));
+    return *this;
+  }
+  std::vector<double> values() const {
+    std::vector<double> all;
+    for (int64_t i = 0; i < elements(); ++i) all.push_back(get(i));
+    return all;
+  }
+  bool intact() const {
+    std::vector<unsigned char> bytes(memory_.size() * 16);
+    std::memcpy(bytes.data(), memory_.data(), bytes.size());
+    for (int64_t i = 0; i < elements(); ++i)
+      std::memset(bytes.data() + (at(i) - reinterpret_cast<const char*>(memory_.data())), 0xA5,
+                  size_of(type_));
+    for (unsigned char byte : bytes)
+      if (byte != 0xA5) return false;
+    return true;
+  }
+
+ private:
+  int64_t offset(int64_t element) const { return element * static_cast<int64_t>(size_of(type_)); }
+  const char* at(int64_t i) const { return data() + offset(i / columns_ * stride_ + i % columns_); }
+
+  static constexpr size_t kMargin = 8;  // a line of 128 bytes
+
+  ElementType type_;
+  int64_t rows_, columns_, stride_, shift_;
+  std::vector<uint4, simt::DeviceAllocator<uint4>> memory_;
+};
+
+// Where the kernels of one launch report.
+struct Faults {
+  std::vector<uint32_t, simt::DeviceAllocator<uint32_t>> taken{0};
+  FaultRecord record = {};
+  FaultSink sink() { return {taken.data(), &record}; }
+};
+
+}  // namespace gatun::kernels
