@@ -52,7 +52,11 @@ struct PhiloxStream {
         static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   }
   GATUN_HOST_DEVICE constexpr uint32_t word(uint64_t element) const {
-    return words(element / 4).word[element % 4];
+    // chosen, not indexed: a GPU would index memory
+    const PhiloxBlock block = words(element / 4);
+    const uint32_t low = element % 2 == 0 ? block.word[0] : block.word[1];
+    const uint32_t high = element % 2 == 0 ? block.word[2] : block.word[3];
+    return element % 4 < 2 ? low : high;
   }
 };
 

@@ -135,8 +135,13 @@ __device__ __forceinline__ V warp_sum(V v) {
   return v;
 }
 
-__device__ __forceinline__ float warp_max(float v) {
-  UNROLL for (int mask = 16; mask > 0; mask /= 2) v = fmaxf(v, shuffle_xor(v, mask));
+// The larger; of floats one that is NaN is passed over.
+__device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+template <typename V>
+__device__ __forceinline__ V warp_max(V v) {
+  UNROLL for (int mask = 16; mask > 0; mask /= 2) v = larger(v, shuffle_xor(v, mask));
   return v;
 }
 
@@ -165,17 +170,17 @@ __device__ __forceinline__ void group_sum(V (&v)[kCount], GroupParts<kThreads, k
   }
 }
 
-// The largest of the group, NaN passed over; parts as for group_sum.
-template <int kThreads>
-__device__ __forceinline__ float group_max(float v, GroupParts<kThreads, 1>& parts, int& phase) {
+// The largest of the group; parts as for group_sum.
+template <int kThreads, typename V>
+__device__ __forceinline__ V group_max(V v, GroupParts<kThreads, 1, V>& parts, int& phase) {
   v = warp_max(v);
   if constexpr (kThreads > 32) {
-    float* part = parts.part[phase][0];
+    V* part = parts.part[phase][0];
     phase ^= 1;
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
     __syncthreads();
     v = part[0];
-    UNROLL for (int warp = 1; warp < kThreads / 32; ++warp) v = fmaxf(v, part[warp]);
+    UNROLL for (int warp = 1; warp < kThreads / 32; ++warp) v = larger(v, part[warp]);
   }
   return v;
 }
@@ -194,6 +199,34 @@ __device__ __forceinline__ int64_t row_offset(const RowLayout<kOperands>& layout
   }
   return offset;
 }
+
+// A row at any alignment of its elements: 16-byte words, and less than a word before and behind.
+template <typename T>
+struct WordRow {
+  T* x;
+  int head;  // elements before the first word
+  int words;
+
+  __device__ __forceinline__ WordRow(T* row, int columns) : x(row) {
+    const int past = static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(T));
+    head = past == 0 ? 0 : kVector<T> - past;
+    if (head > columns) head = columns;
+    words = (columns - head) / kVector<T>;
+  }
+  __device__ __forceinline__ T* word(int i) const { return x + head + int64_t{i} * kVector<T>; }
+  // The word that holds the column; -1: none.
+  __device__ __forceinline__ int word_of(int column) const {
+    if (column < head) return -1;
+    const int i = (column - head) / kVector<T>;
+    return i < words ? i : -1;
+  }
+  // The column outside of words that belongs to the thread; -1: none.
+  __device__ __forceinline__ int edge(int thread, int columns) const {
+    if (thread < head) return thread;
+    const int column = thread + words * kVector<T>;
+    return column < columns ? column : -1;
+  }
+};
 
 // ---- faults ----
 

@@ -182,6 +182,7 @@ constexpr int64_t column_sum_parts(int64_t rows, int64_t column_blocks, int sm_c
   const int64_t useful = rows < 64 ? 1 : (rows + 63) / 64;
   return resident < useful ? resident : useful;
 }
+
 // ---- optimizer ----
 
 // Threads of a block that works on a chunk of one tensor of a list.
@@ -205,11 +206,9 @@ constexpr int kNormFinishSums = 1024;
 
 // ---- cross_entropy ----
 
-// 16-byte words of a row that a thread keeps in registers: 32 of the 64 that 1024 threads may have.
-constexpr int kLossWords = 8;
-
 struct LossTile {
   int threads;       // that share a row
+  int words;         // 16-byte words of the row that a thread keeps in registers
   int rows;          // that a block has in flight
   int min_blocks;    // a multiprocessor should hold at once (__launch_bounds__)
   int shared_words;  // of a row, at most, beside those in registers
@@ -217,10 +216,10 @@ struct LossTile {
 
 // 6144 words are 96 KiB: every GPU since sm_80 gives a block that much, an H100 two blocks.
 constexpr LossTile kLossTiles[] = {
-    {32, 4, 6, 0},       // up to 256 words: a warp a row, no barriers
-    {128, 1, 6, 0},      // up to 1024
-    {512, 1, 2, 6144},   // up to 10240: one block loads while the other stores
-    {1024, 1, 1, 6144},  // up to 14336
+    {32, 8, 4, 6, 0},       // up to 256 words: a warp a row, no barriers
+    {128, 8, 1, 6, 0},      // up to 1024
+    {512, 8, 1, 2, 6144},   // up to 10240: one block loads while the other stores
+    {1024, 7, 1, 1, 6144},  // up to 13312; 8 words would spill
 };
 constexpr int kLossTileCount = sizeof kLossTiles / sizeof kLossTiles[0];
 
@@ -231,12 +230,25 @@ constexpr int kLossLoopThreads = 1024;
 // The tile for rows of so many words: an index into kLossTiles, or kLossLoop.
 constexpr int loss_tile(int64_t words) {
   for (int i = 0; i < kLossTileCount; ++i)
-    if (words <= int64_t{kLossTiles[i].threads} * kLossWords + kLossTiles[i].shared_words) return i;
+    if (words <= int64_t{kLossTiles[i].threads} * kLossTiles[i].words + kLossTiles[i].shared_words)
+      return i;
   return kLossLoop;
 }
 static_assert(loss_tile(50257 / 8) == 2, "GPT-2 in 16 bits: two blocks a multiprocessor");
 static_assert(loss_tile(50257 / 4) == 3, "GPT-2 in f32: still on the chip");
 
 constexpr int kLossFinishThreads = 1024;
+
+// ---- argmax, sample ----
+
+// A row of GPT-2's vocabulary is 6 words of bf16 a thread.
+constexpr int kArgMaxThreads = 1024;
+
+// Half of that: a barrier costs less, and there are dozens; and double sums need registers.
+constexpr int kSampleThreads = 512;
+
+// What thresholds are sought among: 64 KiB of shared memory, 16 a thread. Beyond top-k of 50 or
+// top-p of 0.9 a language model leaves fewer.
+constexpr int kSampleCandidates = 8192;
 
 }  // namespace gatun::kernels

@@ -12,6 +12,7 @@ void matmul(Context& context, const MatMul& args);
 void bias_backward(Context& context, const BiasBackward& args);
 void layer_norm_forward(Context& context, const LayerNormForward& args);
 void layer_norm_backward(Context& context, const LayerNormBackward& args);
+void cross_entropy(Context& context, const CrossEntropy& args);
 void global_norm(Context& context, const GlobalNorm& args);
 void adamw(Context& context, const AdamW& args);
 
@@ -21,6 +22,7 @@ inline constexpr Backend kBackend = [] {
   backend.bias_backward = bias_backward;
   backend.layer_norm_forward = layer_norm_forward;
   backend.layer_norm_backward = layer_norm_backward;
+  backend.cross_entropy = cross_entropy;
   backend.global_norm = global_norm;
   backend.adamw = adamw;
   return backend;

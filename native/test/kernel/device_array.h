@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cmath>
+#include <cstdarg>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "rows.h"
@@ -21,6 +24,18 @@ inline const char* name_of(ElementType type) {
 inline double precision_of(ElementType type) {
   return type == ElementType::kF32 ? 0x1p-24 : type == ElementType::kF16 ? 0x1p-11 : 0x1p-8;
 }
+
+template <typename T>
+using DeviceVector = std::vector<T, simt::DeviceAllocator<T>>;
+
+// A scalar on the device.
+template <typename T>
+struct Scalar {
+  DeviceVector<T> memory{1};
+  explicit Scalar(T value) { memory[0] = value; }
+  T* at() { return memory.data(); }
+  T value() const { return memory[0]; }
+};
 
 // Memory before, between and after the elements is 0xA5 and must stay so: intact().
 class DeviceArray {
@@ -66,6 +81,13 @@ class DeviceArray {
     for (int64_t i = 0; i < elements(); ++i) all.push_back(get(i));
     return all;
   }
+  template <int kOperands>
+  void describe(RowLayout<kOperands>& layout, int operand) const {
+    layout.rows = rows_;
+    layout.rank = rows_ == 1 ? 0 : 1;
+    layout.shape[0] = rows_;
+    layout.stride[operand][0] = stride_;
+  }
   bool intact() const {
     std::vector<unsigned char> bytes(memory_.size() * 16);
     std::memcpy(bytes.data(), memory_.data(), bytes.size());
@@ -85,14 +107,44 @@ class DeviceArray {
 
   ElementType type_;
   int64_t rows_, columns_, stride_, shift_;
-  std::vector<uint4, simt::DeviceAllocator<uint4>> memory_;
+  DeviceVector<uint4> memory_;
 };
 
 // Where the kernels of one launch report.
 struct Faults {
-  std::vector<uint32_t, simt::DeviceAllocator<uint32_t>> taken{0};
+  DeviceVector<uint32_t> taken{0};
   FaultRecord record = {};
   FaultSink sink() { return {taken.data(), &record}; }
+};
+
+// Counts checks and says what failed.
+class Expectations {
+ public:
+  __attribute__((format(printf, 3, 4))) void operator()(bool holds, const char* format, ...) {
+    ++checks_;
+    if (holds || ++failures_ > 20) return;
+    std::fprintf(stderr, "FAILED: ");
+    va_list arguments;
+    va_start(arguments, format);
+    std::vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    std::fprintf(stderr, "\n");
+  }
+  void count() { ++checks_; }
+  // Waits for what was launched.
+  bool ran(const std::string& what, cudaError_t launched) {
+    const cudaError_t error = launched != cudaSuccess ? launched : cudaDeviceSynchronize();
+    (*this)(error == cudaSuccess, "%s: %s", what.c_str(), cudaGetErrorString(error));
+    return error == cudaSuccess;
+  }
+  // For main to return.
+  int report() const {
+    std::printf("%d checks, %d failures\n", checks_, failures_);
+    return failures_ == 0 ? 0 : 1;
+  }
+
+ private:
+  int checks_ = 0, failures_ = 0;
 };
 
 }  // namespace gatun::kernels

@@ -15,46 +15,12 @@ using enum ElementType;
 
 unsigned seed = 20261125;
 std::mt19937 generator;
-int failures = 0;
-int checks = 0;
-
-#define EXPECT(condition, ...)                                         \
-  do {                                                                 \
-    ++checks;                                                          \
-    if (!(condition) && ++failures <= 20) {                            \
-      std::fprintf(stderr, "FAILED (seed %u) %s: ", seed, #condition); \
-      std::fprintf(stderr, __VA_ARGS__);                               \
-      std::fprintf(stderr, "\n");                                      \
-    }                                                                  \
-  } while (false)
-
-bool ran(cudaError_t launched) {
-  const cudaError_t error = launched != cudaSuccess ? launched : cudaDeviceSynchronize();
-  EXPECT(error == cudaSuccess, "%s", cudaGetErrorString(error));
-  return error == cudaSuccess;
-}
+Expectations expect;
 
 int64_t any(std::initializer_list<int64_t> values) {
   return values.begin()[generator() % values.size()];
 }
 int64_t any_size() { return any({0, 1, 2, 3, 31, 33, 100, 1023, 8192, 8195, 16384, 16388, 65537}); }
-
-// A scalar on the device.
-template <typename T>
-struct Scalar {
-  std::vector<T, simt::DeviceAllocator<T>> memory{1};
-  explicit Scalar(T value) { memory[0] = value; }
-  T* at() { return memory.data(); }
-  T value() const { return memory[0]; }
-};
-
-template <int kOperands>
-void describe(RowLayout<kOperands>& layout, int operand, const DeviceArray& a) {
-  layout.rows = a.rows();
-  layout.rank = a.rows() == 1 ? 0 : 1;
-  layout.shape[0] = a.rows();
-  layout.stride[operand][0] = a.stride();
-}
 
 // ---- global norm ----
 
@@ -66,16 +32,17 @@ Norm norm_of(std::deque<DeviceArray>& arrays, double max_norm) {
   std::vector<NormTensor> tensors;
   for (DeviceArray& a : arrays) {
     NormTensor t = {a.data(), a.type(), a.columns(), {}};
-    describe(t.layout, 0, a);
+    a.describe(t.layout, 0);
     tensors.push_back(t);
   }
   const int64_t count = static_cast<int64_t>(tensors.size());
   Scalar<float> norm(-1), factor(-1);
-  std::vector<double, simt::DeviceAllocator<double>> sums(
-      global_norm_scratch_bytes(tensors.data(), count) / sizeof(double) + 1, NAN);
+  DeviceVector<double> sums(global_norm_scratch_bytes(tensors.data(), count) / sizeof(double) + 1,
+                            NAN);
   sums.back() = 12345;
-  ran(global_norm(nullptr, tensors.data(), count, {norm.at(), factor.at(), max_norm, sums.data()}));
-  EXPECT(sums.back() == 12345, "wrote beyond its scratch");
+  expect.ran("global_norm", global_norm(nullptr, tensors.data(), count,
+                                        {norm.at(), factor.at(), max_norm, sums.data()}));
+  expect(sums.back() == 12345, "wrote beyond its scratch");
   return {norm.value(), factor.value()};
 }
 
@@ -97,20 +64,20 @@ void global_norms() {
     }
     const double wanted = std::sqrt(squares), max_norm = any({0, 1}) * 0.5 * wanted;
     const Norm had = norm_of(arrays, max_norm);
-    EXPECT(std::fabs(had.norm - wanted) <= 0x1p-23 * wanted,
+    expect(std::fabs(had.norm - wanted) <= 0x1p-23 * wanted,
            "norm of %d tensors: had %g, wanted %g", count, had.norm, wanted);
     const double factor = max_norm > 0 ? std::min(1.0, max_norm / (wanted + 1e-6)) : 1;
-    EXPECT(std::fabs(had.factor - factor) <= 0x1p-22, "factor: had %g, wanted %g", had.factor,
+    expect(std::fabs(had.factor - factor) <= 0x1p-22, "factor: had %g, wanted %g", had.factor,
            factor);
     const Norm again = norm_of(arrays, max_norm);
-    EXPECT(std::memcmp(&had, &again, sizeof had) == 0, "not the same twice");
+    expect(std::memcmp(&had, &again, sizeof had) == 0, "not the same twice");
   }
   for (double bad : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
     std::deque<DeviceArray> arrays;
     for (int i = 0; i < 3; ++i) arrays.emplace_back(kF32, 1, 1000).random(generator, 1);
     arrays[1].set(999, bad);
     const Norm had = norm_of(arrays, 1);
-    EXPECT(!std::isfinite(had.norm) && std::isnan(had.factor), "of %g: norm %g, factor %g", bad,
+    expect(!std::isfinite(had.norm) && std::isnan(had.factor), "of %g: norm %g, factor %g", bad,
            had.norm, had.factor);
   }
 }
@@ -150,11 +117,11 @@ struct Parameter {
     t.copy_type = copy.type();
     t.decay = decay;
     t.columns = weight.columns();
-    describe(t.layout, AdamWTensor::kWeight, weight);
-    describe(t.layout, AdamWTensor::kGradient, gradient);
-    describe(t.layout, AdamWTensor::kM, m);
-    describe(t.layout, AdamWTensor::kV, v);
-    describe(t.layout, AdamWTensor::kCopy, copy);
+    weight.describe(t.layout, AdamWTensor::kWeight);
+    gradient.describe(t.layout, AdamWTensor::kGradient);
+    m.describe(t.layout, AdamWTensor::kM);
+    v.describe(t.layout, AdamWTensor::kV);
+    copy.describe(t.layout, AdamWTensor::kCopy);
     return t;
   }
 };
@@ -187,13 +154,13 @@ void updates() {
       m.push_back(p.m.values());
       v.push_back(p.v.values());
     }
-    std::vector<AdamWStep, simt::DeviceAllocator<AdamWStep>> scratch(1);
+    DeviceVector<AdamWStep> scratch(1);
     Faults faults;
-    if (!ran(adamw(nullptr, tensors.data(), count,
-                   {rate.at(), step.at(), clipped ? clip.at() : nullptr, beta1, beta2, eps,
-                    scratch.data(), faults.sink()})))
+    if (!expect.ran("adamw", adamw(nullptr, tensors.data(), count,
+                                   {rate.at(), step.at(), clipped ? clip.at() : nullptr, beta1,
+                                    beta2, eps, scratch.data(), faults.sink()})))
       return;
-    EXPECT(faults.record.kind == FaultKind::kNone, "reported a fault");
+    expect(faults.record.kind == FaultKind::kNone, "reported a fault");
     const double bias1 = 1 - std::pow(beta1, static_cast<double>(step.value()));
     const double bias2 = 1 - std::pow(beta2, static_cast<double>(step.value()));
     const double lr = rate.value();
@@ -220,10 +187,10 @@ void updates() {
                                    : rounded<__nv_bfloat16>(static_cast<float>(p.weight.get(at)))));
         if (!good) break;
       }
-      EXPECT(good, "tensor %zu of %d (%lldx%lld, gradient %s) at %lld", i, count,
+      expect(good, "tensor %zu of %d (%lldx%lld, gradient %s) at %lld", i, count,
              static_cast<long long>(p.weight.rows()), static_cast<long long>(p.weight.columns()),
              name_of(p.gradient.type()), static_cast<long long>(at));
-      EXPECT(p.weight.intact() && p.gradient.intact() && p.m.intact() && p.v.intact() &&
+      expect(p.weight.intact() && p.gradient.intact() && p.m.intact() && p.v.intact() &&
                  p.copy.intact(),
              "wrote outside of tensor %zu", i);
     }
@@ -236,14 +203,15 @@ void no_step() {
   const std::vector<double> weight = p.weight.values(), m = p.m.values(), v = p.v.values();
   Scalar<float> rate(0.01f);
   Scalar<int64_t> step(0);
-  std::vector<AdamWStep, simt::DeviceAllocator<AdamWStep>> scratch(1);
+  DeviceVector<AdamWStep> scratch(1);
   Faults faults;
   const AdamWTensor tensor = p.tensor();
-  ran(adamw(nullptr, &tensor, 1,
-            {rate.at(), step.at(), nullptr, 0.9, 0.95, 1e-8, scratch.data(), faults.sink()}));
-  EXPECT(faults.record.kind == FaultKind::kAdamWStep && faults.record.value[0] == 0,
+  expect.ran("adamw", adamw(nullptr, &tensor, 1,
+                            {rate.at(), step.at(), nullptr, 0.9, 0.95, 1e-8, scratch.data(),
+                             faults.sink()}));
+  expect(faults.record.kind == FaultKind::kAdamWStep && faults.record.value[0] == 0,
          "not reported");
-  EXPECT(p.weight.values() == weight && p.m.values() == m && p.v.values() == v, "updated");
+  expect(p.weight.values() == weight && p.m.values() == m && p.v.values() == v, "updated");
 }
 
 // ---- traffic ----
@@ -256,9 +224,9 @@ void traffic() {
     std::printf("%s of %lld elements: loaded %lld bytes, stored %lld, %lld blocks\n", what,
                 static_cast<long long>(kElements), static_cast<long long>(had.load.bytes),
                 static_cast<long long>(had.store.bytes), static_cast<long long>(had.blocks));
-    EXPECT(had.load.bytes == load && had.store.bytes == store, "%s: wanted %lld and %lld", what,
+    expect(had.load.bytes == load && had.store.bytes == store, "%s: wanted %lld and %lld", what,
            static_cast<long long>(load), static_cast<long long>(store));
-    EXPECT(had.load.sectors * 32 == load && had.store.sectors * 32 == store, "%s: sectors in part",
+    expect(had.load.sectors * 32 == load && had.store.sectors * 32 == store, "%s: sectors in part",
            what);
   };
   for (ElementType type : {kF32, kBf16}) {
@@ -277,11 +245,12 @@ void traffic() {
     }
     Scalar<float> rate(0.01f);
     Scalar<int64_t> step(1);
-    std::vector<AdamWStep, simt::DeviceAllocator<AdamWStep>> scratch(1);
+    DeviceVector<AdamWStep> scratch(1);
     Faults faults;
     simt::reset_counters();
-    ran(adamw(nullptr, tensors.data(), 3,
-              {rate.at(), step.at(), nullptr, 0.9, 0.95, 1e-8, scratch.data(), faults.sink()}));
+    expect.ran("adamw", adamw(nullptr, tensors.data(), 3,
+                              {rate.at(), step.at(), nullptr, 0.9, 0.95, 1e-8, scratch.data(),
+                               faults.sink()}));
     check(type == kF32 ? "adamw f32" : "adamw bf16 with copies", (12 + size) * kElements,
           (12 + (type == kF32 ? 0 : 2)) * kElements);
   }
@@ -301,6 +270,5 @@ int main(int argc, char** argv) {
   }
   simt::count_memory(true);
   traffic();
-  std::printf("%d checks, %d failures\n", checks, failures);
-  return failures == 0 ? 0 : 1;
+  return expect.report();
 }

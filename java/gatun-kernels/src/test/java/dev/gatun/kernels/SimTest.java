@@ -22,8 +22,8 @@ import org.junit.jupiter.params.provider.MethodSource;
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class SimTest {
     private static final long SEED = 20_261_125;
-    private static final Set<String> KERNELS = Set.of(
-                    "layer_norm_forward", "layer_norm_backward", "adamw", "global_norm");
+    private static final Set<String> KERNELS =
+            Set.of("layer_norm_forward", "layer_norm_backward", "adamw", "global_norm");
 
     private Device sim;
     private Device cpu;
