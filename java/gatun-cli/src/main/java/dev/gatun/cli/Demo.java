@@ -67,11 +67,29 @@ final class Demo implements Callable<Integer> {
 
     private static final long TOKENIZER_CHARS = 12_000_000;
     private static final long VALIDATION_BYTES = 250_000;
-    private static final long QUICK_TARGETS = 12_000;
-    private static final int EVALUATION_ROWS = 8;
     private static final int SAMPLES = 3;
-    private static final int SAMPLE_TOKENS = 120;
     private static final int PROMPT_LETTERS = 24;
+
+    /**
+     * How much is measured and written.
+     *
+     * @param rows of a batch of an evaluation
+     * @param quickTargets tokens that the evaluations during training predict, about
+     * @param quickSteps share of the steps between these; 0: none
+     * @param whole whether the evaluation at the end predicts all there is, or as little
+     * @param samples texts to write, of so many {@code tokens}
+     */
+    private record Extent(
+            int rows,
+            long quickTargets,
+            double quickSteps,
+            boolean whole,
+            int samples,
+            int tokens) {
+        private static final Extent FULL = new Extent(8, 12_000, 0.1, true, SAMPLES, 120);
+        // a token takes seconds
+        private static final Extent SIMULATION = new Extent(1, 1, 0, false, 1, 8);
+    }
 
     /** Where the samples begin when the data are Java sources. */
     private static final List<String> JAVA_PROMPTS =
@@ -81,7 +99,7 @@ final class Demo implements Callable<Integer> {
                     "    private static int indexOf(");
 
     /** A model and recipe that fit a number of minutes on a machine of two cores. */
-    private record Recipe(
+    record Recipe(
             double minutes,
             int layers,
             int heads,
@@ -101,6 +119,18 @@ final class Demo implements Callable<Integer> {
 
         static Recipe of(double minutes) {
             return ALL.stream().filter(r -> minutes <= r.minutes).findFirst().orElseThrow();
+        }
+
+        TrainingArguments arguments(Path out, long seed) {
+            return TrainingArguments.of(out)
+                    .perDeviceTrainBatchSize(batch)
+                    .learningRate(learningRate)
+                    .warmupSteps(warmup)
+                    .lrSchedulerType(TrainingArguments.Scheduler.COSINE_WITH_MIN_LR)
+                    .weightDecay(0.1)
+                    .adam(0.9, 0.95, 1e-8)
+                    .saveSteps(0)
+                    .seed(seed);
         }
     }
 
@@ -145,6 +175,9 @@ final class Demo implements Callable<Integer> {
             description = "of weights, data order and samples (default: ${DEFAULT-VALUE})")
     private long seed;
 
+    @Option(names = "--bf16", description = "matrices and activations in bf16; weights stay f32")
+    private boolean bf16;
+
     @Option(
             names = "--dump-tokens",
             paramLabel = "DIR",
@@ -167,7 +200,13 @@ final class Demo implements Callable<Integer> {
         Recipe recipe = Recipe.of(minutes);
 
         try (Device device = options.open()) {
+            boolean simulated = device.name().equals("sim");
+            Extent extent = simulated ? Extent.SIMULATION : Extent.FULL;
             say("Device", "%s", options.line(device));
+            if (simulated) {
+                say("", "This is a simulation: the GPU's kernels, executed on this processor. The");
+                say("", "values are a GPU's, the time is not; little is measured and written.");
+            }
             List<Document> documents = data == null ? JdkSources.read() : TextFiles.read(data);
             TextFiles text = text(documents);
             say(
@@ -181,7 +220,8 @@ final class Demo implements Callable<Integer> {
             var train = TokenDataset.of(texts(text.train()), tokenizer);
             var held = TokenDataset.of(texts(text.validation()), tokenizer);
             var batches = new Batches(train, recipe.batch, 1, recipe.context, seed);
-            var evaluation = new Evaluation(held, tokenizer, EVALUATION_ROWS, recipe.context);
+            var evaluation = new Evaluation(held, tokenizer, extent.rows, recipe.context);
+            var quick = evaluation.sample(extent.quickTargets, tokenizer);
             if (dump != null) {
                 dump(train, held, evaluation);
             }
@@ -198,18 +238,16 @@ final class Demo implements Callable<Integer> {
                         recipe.layers,
                         recipe.dim,
                         recipe.context);
-                TrainingArguments args = arguments(recipe);
+                TrainingArguments args = arguments(recipe, extent);
                 say("Training", "%s; Ctrl-C stops it and saves%n", length());
                 TrainResult result =
                         new TrainingRun(args, model, spec.commandLine())
-                                .run(
-                                        checkpoint,
-                                        batches,
-                                        evaluation.sample(QUICK_TARGETS, tokenizer));
+                                .run(checkpoint, batches, quick);
                 if (result.stopped()) {
                     return TrainingRun.STOPPED;
                 }
-                Evaluation.Result measured = evaluation.of(model);
+                Evaluation.Result measured =
+                        extent.whole ? evaluation.of(model) : result.evaluation().orElseThrow();
                 double gzip = Report.gzipBitsPerByte(texts(text.validation()));
                 console.println();
                 say("Trained", "%s", TrainingRun.summary(result));
@@ -219,7 +257,7 @@ final class Demo implements Callable<Integer> {
                         measured.bitsPerByte(),
                         bytes(measured.bytes()),
                         gzip);
-                Map<String, String> samples = samples(model, text.validation());
+                Map<String, String> samples = samples(model, text.validation(), extent);
                 Report.write(
                         out,
                         new Report(
@@ -280,22 +318,13 @@ final class Demo implements Callable<Integer> {
                 : "%.1f MB".formatted(count / 1e6);
     }
 
-    private TrainingArguments arguments(Recipe recipe) {
+    private TrainingArguments arguments(Recipe recipe, Extent extent) {
         TrainingArguments args =
-                TrainingArguments.of(out)
-                        .perDeviceTrainBatchSize(recipe.batch)
-                        .learningRate(recipe.learningRate)
-                        .warmupSteps(recipe.warmup)
-                        .lrSchedulerType(TrainingArguments.Scheduler.COSINE_WITH_MIN_LR)
-                        .weightDecay(0.1)
-                        .adam(0.9, 0.95, 1e-8)
-                        .evalSteps(0.1)
-                        .saveSteps(0)
-                        .seed(seed);
+                recipe.arguments(out, seed).evalSteps(extent.quickSteps).bf16(bf16);
         return steps == null ? args.maxMinutes(minutes) : args.maxSteps(steps);
     }
 
-    private static Gpt2Config config(Recipe recipe, Tokenizer tokenizer) {
+    static Gpt2Config config(Recipe recipe, Tokenizer tokenizer) {
         return Gpt2Config.of(
                         tokenizer.vocabSize(),
                         recipe.context,
@@ -332,9 +361,10 @@ final class Demo implements Callable<Integer> {
         return BpeTrainer.of(vocabulary).train(sample);
     }
 
-    private Map<String, String> samples(CausalLm model, List<Document> unseen) {
+    private Map<String, String> samples(CausalLm model, List<Document> unseen, Extent extent) {
         PrintWriter console = spec.commandLine().getOut();
-        List<String> prompts = data == null ? JAVA_PROMPTS : prompts(unseen);
+        List<String> all = data == null ? JAVA_PROMPTS : prompts(unseen);
+        List<String> prompts = all.subList(0, Math.min(extent.samples, all.size()));
         var samples = new LinkedHashMap<String, String>();
         for (String prompt : prompts) {
             var written = new StringBuilder();
@@ -348,7 +378,7 @@ final class Demo implements Callable<Integer> {
             model.generate(
                     prompt,
                     GenerationConfig.of()
-                            .maxNewTokens(SAMPLE_TOKENS)
+                            .maxNewTokens(extent.tokens)
                             .temperature(0.8f)
                             .topP(0.95f)
                             .seed(seed),

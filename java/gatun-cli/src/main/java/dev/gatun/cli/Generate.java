@@ -1,5 +1,6 @@
 package dev.gatun.cli;
 
+import dev.gatun.kernels.DType;
 import dev.gatun.transformers.CausalLm;
 import dev.gatun.transformers.Generation;
 import dev.gatun.transformers.GenerationConfig;
@@ -7,14 +8,17 @@ import dev.gatun.transformers.Models;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
+import java.util.Locale;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
+import picocli.CommandLine.TypeConversionException;
 
 /** {@code gatun generate --model DIR --prompt TEXT}: continues a text. */
 @Command(
@@ -93,7 +97,33 @@ final class Generate implements Callable<Integer> {
             description = "the most likely token each time, whatever the model's own settings say")
     private boolean greedy;
 
+    @Option(
+            names = "--dtype",
+            paramLabel = "DTYPE",
+            defaultValue = "f32",
+            converter = FloatName.class,
+            description =
+                    "of the weights and the key/value cache: f32, bf16 or f16"
+                            + " (default: ${DEFAULT-VALUE})")
+    private DType dtype = DType.F32;
+
     @Mixin private RunOptions options = new RunOptions();
+
+    /** The float dtypes, in small letters. */
+    private static final class FloatName implements ITypeConverter<DType> {
+        @Override
+        public DType convert(String name) {
+            return switch (name.toLowerCase(Locale.ROOT)) {
+                case "f32" -> DType.F32;
+                case "bf16" -> DType.BF16;
+                case "f16" -> DType.F16;
+                default ->
+                        throw new TypeConversionException(
+                                "there is no dtype '%s' for weights; f32, bf16 or f16"
+                                        .formatted(name));
+            };
+        }
+    }
 
     @Override
     public Integer call() throws IOException {
@@ -105,7 +135,7 @@ final class Generate implements Callable<Integer> {
         PrintWriter out = spec.commandLine().getOut();
         PrintWriter err = spec.commandLine().getErr();
         try (var device = options.open();
-                CausalLm lm = Models.open(model, device)) {
+                CausalLm lm = Models.open(model, device, dtype)) {
             var unprinted = new StringBuilder(text); // until the model has accepted it
             Generation generation =
                     lm.generate(
@@ -119,13 +149,14 @@ final class Generate implements Callable<Integer> {
             out.println(unprinted);
             out.flush();
             err.printf(
-                    "%n%d prompt token%s in %.0f ms, then %d tokens at %.1f tokens/s on %s%s%n",
+                    "%n%d prompt token%s in %.0f ms, then %d tokens at %.1f tokens/s on %s in %s%s%n",
                     generation.promptTokens(),
                     generation.promptTokens() == 1 ? "" : "s",
                     generation.prefillSeconds() * 1e3,
                     generation.ids().size(),
                     generation.tokensPerSecond(),
                     device.name(),
+                    lm.dtype(),
                     generation.finish() == Generation.Finish.CONTEXT
                             ? "; the model's context of %d tokens is full".formatted(lm.context())
                             : "");

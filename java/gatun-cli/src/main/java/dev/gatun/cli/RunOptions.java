@@ -11,7 +11,9 @@ final class RunOptions extends HelpOptions {
             names = "--device",
             paramLabel = "DEVICE",
             order = 90,
-            description = "cpu, cuda or cuda:N (default: cuda where there is a GPU, else cpu)")
+            description =
+                    "cpu, cuda, cuda:N, or sim: the GPU's kernels on this processor, slowly"
+                            + " (default: cuda where there is a GPU, else cpu)")
     private @Nullable String device;
 
     @Option(

@@ -260,6 +260,11 @@ final class Train implements Callable<Integer> {
         private double maxGradNorm = 1;
 
         @Option(
+                names = "--bf16",
+                description = "matrices and activations in bf16; weights stay f32")
+        private boolean bf16;
+
+        @Option(
                 names = "--seed",
                 paramLabel = "N",
                 description = "of weights, data order and dropout (default: ${DEFAULT-VALUE})")
@@ -417,7 +422,8 @@ final class Train implements Callable<Integer> {
                         .saveSteps(limits.number("--save-steps", saveSteps, 0, MANY))
                         .saveTotalLimit(
                                 limits.whole("--save-total-limit", saveTotalLimit, 1, 1_000_000))
-                        .seed(recipe.seed);
+                        .seed(recipe.seed)
+                        .bf16(recipe.bf16);
         if (length.steps != null) {
             return args.maxSteps(limits.whole("--steps", length.steps, 1, MANY));
         }

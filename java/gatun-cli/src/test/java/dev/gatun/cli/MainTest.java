@@ -101,6 +101,7 @@ class MainTest {
                 "train --data x --out y --epochs 0 | --epochs is 0; it must be above 0",
                 "train --data x --out y --lr-scheduler up | there is no scheduler 'up'",
                 "train --data x --out y --validation-share 0.9 | above 0 and at most 0.2",
+                "generate --model x --prompt y --dtype i8 | there is no dtype 'i8' for weights",
                 "generate --model x | Missing required option: '--prompt=TEXT|-'",
                 "generate --model x --prompt y --temperature 0 | --temperature is 0; it must be above",
                 "generate --model x --prompt y --temperature NaN | --temperature is NaN",

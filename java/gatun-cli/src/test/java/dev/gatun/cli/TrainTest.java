@@ -3,6 +3,7 @@ package dev.gatun.cli;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import dev.gatun.trainer.Checkpoints;
+import dev.gatun.transformers.Safetensors;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -112,6 +113,38 @@ class TrainTest {
                 .hasSameTextualContentAs(whole.resolve("config.json"));
         assertThat(out.resolve("tokenizer.json"))
                 .hasSameTextualContentAs(whole.resolve("tokenizer.json"));
+    }
+
+    /** Trained in bf16 is still saved in f32, and read in what is asked for. */
+    @Test
+    void trainsAndWritesInBf16() throws IOException {
+        Path out = folder.resolve("out");
+        String[] options = {"--bf16", "--steps=20", "--save-steps=10"};
+        Run run = Run.train(data, out, options).ok();
+        assertThat(run.out()).contains("step 20/20", "bits per byte");
+        assertThat(Files.readString(out.resolve("report.html"))).contains("bf16");
+        Path again = folder.resolve("again");
+        Run.train(data, again, options).ok();
+        for (Path path : new Path[] {out, again}) {
+            try (var weights = Safetensors.open(path.resolve("model.safetensors"))) {
+                assertThat(weights.entries().values()).allMatch(e -> e.dtype().equals("F32"));
+            }
+        }
+        assertThat(again.resolve("model.safetensors"))
+                .hasSameBinaryContentAs(out.resolve("model.safetensors"));
+        Run.train(data, out, "--steps=20", "--resume")
+                .failed(1, "bf16 true, now it is false", "the same arguments resume a run");
+        for (String dtype : new String[] {"f32", "bf16", "f16"}) {
+            Run written =
+                    Run.of(
+                            "generate",
+                            "--device=cpu",
+                            "--model=" + out,
+                            "--prompt=gatun ",
+                            "--max-new-tokens=5",
+                            "--dtype=" + dtype);
+            assertThat(written.ok().err()).contains("tokens/s on cpu in " + dtype);
+        }
     }
 
     @Test

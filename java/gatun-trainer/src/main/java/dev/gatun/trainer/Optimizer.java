@@ -14,7 +14,9 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * AdamW over the trained parameters of a model (Loshchilov & Hutter 2019), its moments in f32.
+ * AdamW over the trained parameters of a model (Loshchilov & Hutter 2019), its moments and
+ * gradients in f32. Where a parameter has a 16-bit copy, the pass that updates the weight writes
+ * that too.
  *
  * <p>Learning rate, step number and clip factor are device scalars: nothing here waits. The step
  * marks all gradients as stale, so that the next backward pass overwrites them and no pass is spent
@@ -40,14 +42,15 @@ public final class Optimizer implements AutoCloseable {
         var undecayed = new ArrayList<AdamW.Entry>();
         for (Parameter p : trained) {
             Tensor weight = p.weight();
-            Tensor gradient = weight.requireGradient().gradient().orElseThrow();
+            Tensor gradient = p.leaf().requireGradient().gradient().orElseThrow();
             Tensor m = Tensor.empty(device, DType.F32, Purpose.OPTIMIZER, weight.shape());
             Tensor v = Tensor.empty(device, DType.F32, Purpose.OPTIMIZER, weight.shape());
             ops.fill(m, 0);
             ops.fill(v, 0);
             moments.put(p.name() + ".exp_avg", m);
             moments.put(p.name() + ".exp_avg_sq", v);
-            (p.decayed() ? decayed : undecayed).add(new AdamW.Entry(weight, gradient, m, v, null));
+            (p.decayed() ? decayed : undecayed)
+                    .add(new AdamW.Entry(weight, gradient, m, v, p.copy()));
         }
         this.groups =
                 List.of(
@@ -72,7 +75,7 @@ public final class Optimizer implements AutoCloseable {
 
     /** Asked for anew each time: what no backward pass has reached becomes zero. */
     private List<Tensor> gradients() {
-        return trained.stream().map(p -> p.weight().gradient().orElseThrow()).toList();
+        return trained.stream().map(p -> p.leaf().gradient().orElseThrow()).toList();
     }
 
     /**
@@ -84,7 +87,7 @@ public final class Optimizer implements AutoCloseable {
         ops.fill(rate, learningRate);
         ops.increment(step, 1);
         ops.adamw(options, rate, step, clip, groups.toArray(AdamW.Group[]::new));
-        trained.forEach(p -> p.weight().staleGradient());
+        trained.forEach(p -> p.leaf().staleGradient());
     }
 
     /** The moments by name, as a checkpoint holds them. */
@@ -99,7 +102,7 @@ public final class Optimizer implements AutoCloseable {
 
     @Override
     public void close() {
-        trained.forEach(p -> p.weight().dropGradient());
+        trained.forEach(p -> p.leaf().dropGradient());
         moments.values().forEach(Tensor::close);
         rate.close();
         step.close();

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Tensor;
 import dev.gatun.transformers.AtomicFile;
 import dev.gatun.transformers.CausalLm;
@@ -135,6 +136,10 @@ record TrainState(long step, long maxSteps, double elapsedSeconds, Map<String, O
                 load(weights, parameter.name(), parameter.weight());
             }
             optimizer.moments().forEach((name, tensor) -> load(moments, name, tensor));
+        }
+        try (Ops ops = model.device().ops()) {
+            model.parameters().forEach(parameter -> parameter.refresh(ops));
+            ops.await();
         }
         optimizer.resumeAt(step);
     }

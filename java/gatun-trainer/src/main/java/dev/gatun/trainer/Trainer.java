@@ -1,5 +1,6 @@
 package dev.gatun.trainer;
 
+import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Rng;
@@ -22,6 +23,9 @@ import org.jspecify.annotations.Nullable;
  * <p>The loss of a step is one mean over all targets of its accumulation window, however the window
  * is cut into micro-batches. Same device, library, thread count, data and arguments give the same
  * bits, with or without interruptions in between; only {@code maxMinutes} follows the clock.
+ *
+ * <p>With {@code bf16} the model is left computing in bf16, as it was trained and measured; {@link
+ * CausalLm#computeIn} changes that. Checkpoints hold the f32 weights.
  */
 public final class Trainer {
     /** With {@code maxMinutes}: steps until the speed is known well enough to plan by. */
@@ -82,6 +86,7 @@ public final class Trainer {
             TrainingListener listener)
             throws IOException {
         Files.createDirectories(args.outputDir());
+        model.computeIn(args.bf16() ? DType.BF16 : DType.F32);
         Device device = model.device();
         try (Ops ops = device.ops();
                 Optimizer optimizer = new Optimizer(ops, model.parameters(), args)) {

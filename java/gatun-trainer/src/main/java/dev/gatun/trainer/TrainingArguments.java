@@ -40,6 +40,7 @@ public final class TrainingArguments implements Cloneable {
     private double warmupSteps = 0;
     private double minLrRate = 0.1;
     private long seed = 42;
+    private boolean bf16 = false;
     private double evalSteps = 0;
     private double saveSteps = 500;
     private int saveTotalLimit = 2;
@@ -202,6 +203,19 @@ public final class TrainingArguments implements Cloneable {
         return with(a -> a.seed = value);
     }
 
+    /**
+     * Whether matrices and activations are bf16 in forward and backward passes, and in evaluations
+     * in between; weights, their gradients, the optimizer's moments, norms, softmax and losses stay
+     * f32.
+     */
+    public boolean bf16() {
+        return bf16;
+    }
+
+    public TrainingArguments bf16(boolean on) {
+        return with(a -> a.bf16 = on);
+    }
+
     /** Steps between evaluations, or their fraction of all steps if below 1; 0: only at the end. */
     public double evalSteps() {
         return evalSteps;
@@ -249,6 +263,7 @@ public final class TrainingArguments implements Cloneable {
         map.put("warmup_steps", warmupSteps);
         map.put("min_lr_rate", minLrRate);
         map.put("seed", seed);
+        map.put("bf16", bf16);
         return map;
     }
 

@@ -13,8 +13,8 @@ import java.util.Random;
 
 /**
  * A training small enough to run many times. As a program: trains into the folder of its first
- * argument, from the newest checkpoint if there is one, and prints each step, so that a test can
- * kill it.
+ * argument, for as many steps as the second says and with bf16 as the third says, from the newest
+ * checkpoint if there is one, and prints each step, so that a test can kill it.
  */
 final class TinyRun {
     static final int CONTEXT = 32;
@@ -67,11 +67,12 @@ final class TinyRun {
     }
 
     /** Trains or goes on; with dropout, so that the random numbers must be right as well. */
-    static TrainResult run(Path out, long steps, TrainingListener listener) throws IOException {
+    static TrainResult run(TrainingArguments args, TrainingListener listener) throws IOException {
+        Path out = args.outputDir();
         Tokenizer tokenizer = tokenizer();
         try (Device device = Device.open("cpu");
                 Gpt2 model = model(device, tokenizer, 0.1)) {
-            var trainer = new Trainer(model, arguments(out, steps));
+            var trainer = new Trainer(model, args);
             return Checkpoints.newest(out).isPresent()
                     ? trainer.resume(data(tokenizer), null, listener)
                     : trainer.train(data(tokenizer), null, listener);
@@ -80,8 +81,8 @@ final class TinyRun {
 
     public static void main(String[] args) throws IOException {
         run(
-                Path.of(args[0]),
-                Long.parseLong(args[1]),
+                arguments(Path.of(args[0]), Long.parseLong(args[1]))
+                        .bf16(Boolean.parseBoolean(args[2])),
                 new TrainingListener() {
                     @Override
                     public void stepped(Step step) {

@@ -4,7 +4,10 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
+import dev.gatun.kernels.Purpose;
+import dev.gatun.kernels.Tensor;
 import dev.gatun.transformers.GenerationConfig;
 import dev.gatun.transformers.Gpt2;
 import dev.gatun.transformers.Gpt2Config;
@@ -18,6 +21,8 @@ import java.util.List;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 class TrainerTest {
     private static final TrainingListener DEAF = new TrainingListener() {};
@@ -29,13 +34,18 @@ class TrainerTest {
         return Files.readAllBytes(run.resolve("model.safetensors"));
     }
 
-    @Test
-    void should_give_the_same_bits_when_killed_and_resumed() throws Exception {
+    private static TrainingArguments arguments(Path out, boolean bf16) {
+        return TinyRun.arguments(out, STEPS).bf16(bf16);
+    }
+
+    @ParameterizedTest(name = "bf16 {0}")
+    @ValueSource(booleans = {false, true})
+    void should_give_the_same_bits_when_killed_and_resumed(boolean bf16) throws Exception {
         Path whole = folder.resolve("whole");
-        TinyRun.run(whole, STEPS, DEAF);
+        TinyRun.run(arguments(whole, bf16), DEAF);
 
         Path killed = folder.resolve("killed");
-        Process child = child(List.of(), killed);
+        Process child = child(List.of(), killed, bf16);
         try (BufferedReader lines = child.inputReader()) {
             String line = lines.readLine();
             while (line != null && !line.equals("step 27")) {
@@ -48,20 +58,20 @@ class TrainerTest {
         assertThat(killed.resolve("model.safetensors")).doesNotExist();
         assertThat(Checkpoints.newestStep(killed).orElseThrow()).isBetween(20L, 30L);
 
-        TinyRun.run(killed, STEPS, DEAF);
+        TinyRun.run(arguments(killed, bf16), DEAF);
         assertThat(weights(killed)).isEqualTo(weights(whole));
     }
 
     @Test
     void should_stop_on_request_and_go_on_to_the_same_bits() throws IOException {
         Path whole = folder.resolve("whole");
-        TinyRun.run(whole, STEPS, DEAF);
+        TinyRun.run(arguments(whole, false), DEAF);
 
         Path stopped = folder.resolve("stopped");
         Tokenizer tokenizer = TinyRun.tokenizer();
         try (Device device = Device.open("cpu");
                 Gpt2 model = TinyRun.model(device, tokenizer, 0.1)) {
-            var trainer = new Trainer(model, TinyRun.arguments(stopped, STEPS));
+            var trainer = new Trainer(model, arguments(stopped, false));
             TrainResult result =
                     trainer.train(
                             TinyRun.data(tokenizer),
@@ -78,13 +88,13 @@ class TrainerTest {
             assertThat(result.step()).isEqualTo(13);
             assertThat(result.checkpoint()).contains(stopped.resolve("checkpoint-13"));
         }
-        TinyRun.run(stopped, STEPS, DEAF);
+        TinyRun.run(arguments(stopped, false), DEAF);
         assertThat(weights(stopped)).isEqualTo(weights(whole));
     }
 
     @Test
     void should_keep_the_newest_checkpoints_and_pass_over_a_damaged_one() throws IOException {
-        TinyRun.run(folder, STEPS, DEAF);
+        TinyRun.run(arguments(folder, false), DEAF);
         assertThat(names()).containsExactly("checkpoint-40", "checkpoint-45");
 
         Path file = folder.resolve("checkpoint-45/model.safetensors");
@@ -106,9 +116,36 @@ class TrainerTest {
         }
     }
 
+    /** What a run in bf16 keeps: f32 weights, and copies that are these weights rounded. */
+    @Test
+    void should_write_the_copies_with_the_weights() throws IOException {
+        Tokenizer tokenizer = TinyRun.tokenizer();
+        try (Device device = Device.open("cpu");
+                Gpt2 model = TinyRun.model(device, tokenizer, 0.1)) {
+            new Trainer(model, arguments(folder, true)).train(TinyRun.data(tokenizer), null, DEAF);
+            int finer = 0;
+            for (var p : model.parameters()) {
+                assertThat(p.weight().dtype()).as(p.name()).isEqualTo(DType.F32);
+                assertThat(p.copy() != null).as(p.name()).isEqualTo(p.weight().rank() > 1);
+                float[] weights = p.weight().toFloats();
+                try (Tensor rounded =
+                        Tensor.empty(device, p.leaf().dtype(), Purpose.OTHER, p.weight().shape())) {
+                    rounded.write(weights);
+                    assertThat(p.leaf().toFloats())
+                            .as(p.name())
+                            .containsExactly(rounded.toFloats());
+                }
+                for (float w : weights) {
+                    finer += (Float.floatToRawIntBits(w) & 0xffff) != 0 ? 1 : 0;
+                }
+            }
+            assertThat(finer).as("weights that have more than 16 bits").isGreaterThan(1000);
+        }
+    }
+
     @Test
     void should_refuse_to_resume_with_other_arguments_or_without_a_checkpoint() throws IOException {
-        TinyRun.run(folder, 10, DEAF);
+        TinyRun.run(TinyRun.arguments(folder, 10), DEAF);
         Tokenizer tokenizer = TinyRun.tokenizer();
         try (Device device = Device.open("cpu");
                 Gpt2 model = TinyRun.model(device, tokenizer, 0.1)) {
@@ -117,6 +154,11 @@ class TrainerTest {
                             new Trainer(model, other).resume(TinyRun.data(tokenizer), null, DEAF))
                     .isInstanceOf(IllegalArgumentException.class)
                     .hasMessageContaining("learning_rate 0.01, now it is 0.001");
+            TrainingArguments halved = TinyRun.arguments(folder, 10).bf16(true);
+            assertThatThrownBy(() ->
+                            new Trainer(model, halved).resume(TinyRun.data(tokenizer), null, DEAF))
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageContaining("bf16 false, now it is true");
             Path empty = folder.resolve("empty");
             assertThatThrownBy(() ->
                             new Trainer(model, TinyRun.arguments(empty, 10))
@@ -126,8 +168,9 @@ class TrainerTest {
         }
     }
 
-    @Test
-    void should_learn_two_sequences_by_heart() throws IOException {
+    @ParameterizedTest(name = "bf16 {0}")
+    @ValueSource(booleans = {false, true})
+    void should_learn_two_sequences_by_heart(boolean bf16) throws IOException {
         int[][] sequences = {
             {5, 9, 2, 14, 3, 3, 8, 1, 30, 22, 7, 11, 19, 4, 28, 6},
             {17, 3, 25, 0, 12, 9, 9, 21, 2, 16, 31, 5, 13, 10, 26, 18}
@@ -161,9 +204,11 @@ class TrainerTest {
                                     TrainingArguments.of(folder)
                                             .maxSteps(150)
                                             .learningRate(3e-3)
+                                            .bf16(bf16)
                                             .saveSteps(0))
                             .train(data, null, DEAF);
             assertThat(result.loss()).isLessThan(0.02);
+            assertThat(model.dtype()).isEqualTo(bf16 ? DType.BF16 : DType.F32);
             for (int[] sequence : sequences) {
                 var written =
                         model.generate(
@@ -250,7 +295,8 @@ class TrainerTest {
         Process child =
                 child(
                         List.of("sh", "-c", "ulimit -f 150; trap '' XFSZ; exec \"$@\"", "sh"),
-                        folder);
+                        folder,
+                        false);
         String output = new String(child.getInputStream().readAllBytes(), UTF_8);
         assertThat(child.waitFor(1, TimeUnit.MINUTES)).isTrue();
         assertThat(child.exitValue()).as(output).isEqualTo(1);
@@ -263,14 +309,19 @@ class TrainerTest {
     @Test
     void should_say_what_is_wrong_with_an_output_folder() throws IOException {
         Path file = Files.createFile(folder.resolve("a-file"));
-        assertThatThrownBy(() -> TinyRun.run(file, 5, DEAF))
+        assertThatThrownBy(() -> TinyRun.run(TinyRun.arguments(file, 5), DEAF))
                 .isInstanceOf(IOException.class)
                 .hasMessageContaining("a-file");
     }
 
     /** {@link TinyRun} in a JVM of its own. */
-    private static Process child(List<String> prefix, Path out) throws IOException {
+    private static Process child(List<String> prefix, Path out, boolean bf16) throws IOException {
         return TinyRun.child(
-                prefix, List.of("-Xmx512m"), TinyRun.class, out.toString(), String.valueOf(STEPS));
+                prefix,
+                List.of("-Xmx512m"),
+                TinyRun.class,
+                out.toString(),
+                String.valueOf(STEPS),
+                String.valueOf(bf16));
     }
 }

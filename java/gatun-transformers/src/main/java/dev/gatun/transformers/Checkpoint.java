@@ -81,7 +81,8 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
     /**
      * Opens a model folder.
      *
-     * @param dtype of the weights in device memory: F32, or the dtype that the file has
+     * @param dtype of the matrices in device memory; vectors (biases, norms) are f32 in any case,
+     *     which every op takes beside 16-bit matrices
      * @throws CheckpointException if the folder has no safetensors, or they are not sound
      */
     public static Checkpoint open(Path folder, Device device, DType dtype) {
@@ -211,7 +212,8 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
             return placeholder(); // the load has failed; only the list is still wanted
         }
         failed = true; // until the read is through: close() then has nothing to add
-        Tensor weight = Tensor.empty(device, dtype, Purpose.WEIGHTS, shape);
+        DType wanted = shape.length > 1 ? dtype : DType.F32;
+        Tensor weight = Tensor.empty(device, wanted, Purpose.WEIGHTS, shape);
         taken.add(weight);
         read(stored.file, entry, weight);
         failed = false;
@@ -251,14 +253,10 @@ public final class Checkpoint implements WeightSource, AutoCloseable {
     }
 
     private void read(Safetensors file, Safetensors.Entry entry, Tensor weight) {
-        if (entry.dtype().equals(dtype.name()) && device.name().equals("cpu")) {
+        if (entry.dtype().equals(weight.dtype().name()) && device.name().equals("cpu")) {
             readStraight(file, entry, weight);
-        } else if (dtype == DType.F32) {
-            readConverted(file, entry, weight);
         } else {
-            throw new CheckpointException(
-                    "%s: %s is %s; it can be loaded as f32 or as it is, not as %s"
-                            .formatted(file.name(), entry.name(), entry.kind(), dtype));
+            readConverted(file, entry, weight);
         }
     }
 

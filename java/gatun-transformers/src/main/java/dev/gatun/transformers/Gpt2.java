@@ -29,6 +29,8 @@ import org.jspecify.annotations.Nullable;
  * <p>A projection's weight is [in, out] (GPT-2's Conv1D), so y = x·W + b. Dropout acts on the
  * embedding and on each block's output while recording. {@code attn_pdrop}, dropout of the
  * attention weights, is not applied: the fused attention never holds them.
+ *
+ * <p>Activations have the dtype of the matrices. Biases and norms are f32 beside 16-bit matrices.
  */
 public final class Gpt2 implements CausalLm {
     private static final System.Logger LOG = System.getLogger(Gpt2.class.getName());
@@ -61,10 +63,12 @@ public final class Gpt2 implements CausalLm {
     private final String name;
     private final Device device;
     private final Gpt2Config config;
-    private final Weights weights;
     private final List<Parameter> parameters = new ArrayList<>();
     private final @Nullable Tokenizer tokenizer;
     private final GenerationConfig generation;
+
+    /** What the forward pass reads: the parameters, or copies of them. */
+    private Weights weights;
 
     private Gpt2(
             String name,
@@ -76,20 +80,21 @@ public final class Gpt2 implements CausalLm {
         this.name = name;
         this.device = device;
         this.config = config;
-        this.weights = weights(config, source);
         this.tokenizer = tokenizer;
         this.generation = generation;
+        this.weights =
+                weights(
+                        config,
+                        (weightName, shape) -> {
+                            Tensor weight = source.take(weightName, shape);
+                            boolean matrix = shape.length > 1; // biases and norms are not decayed
+                            parameters.add(new Parameter(weightName, weight, matrix, true));
+                            return weight;
+                        });
     }
 
     /** The only place where names appear. */
-    private Weights weights(Gpt2Config c, WeightSource source) {
-        WeightSource in =
-                (name, shape) -> {
-                    Tensor weight = source.take(name, shape);
-                    boolean matrix = shape.length > 1; // biases and norms are not decayed
-                    parameters.add(new Parameter(name, weight, matrix, true));
-                    return weight;
-                };
+    private static Weights weights(Gpt2Config c, WeightSource in) {
         int d = c.dim();
         Tensor tokens_VD = in.take("transformer.wte.weight", c.vocabulary(), d);
         Tensor positions_PD = in.take("transformer.wpe.weight", c.context(), d);
@@ -117,9 +122,18 @@ public final class Gpt2 implements CausalLm {
      * @throws CheckpointException if something is missing, damaged or disagrees; nothing stays open
      */
     public static Gpt2 open(Path folder, Device device) {
+        return open(folder, device, DType.F32);
+    }
+
+    /**
+     * As {@link #open(Path, Device)}.
+     *
+     * @param dtype of the matrices, the activations and the key/value cache
+     */
+    public static Gpt2 open(Path folder, Device device, DType dtype) {
         Gpt2Config config = Gpt2Config.read(folder.resolve("config.json"));
         var side = ModelFolder.open(folder, config.vocabulary(), config.endIds());
-        try (var in = Checkpoint.open(folder, device)) {
+        try (var in = Checkpoint.open(folder, device, dtype)) {
             in.optionalPrefix("transformer.");
             in.ignore("transformer.h.{}.attn.bias"); // the causal mask, which old checkpoints store
             in.ignore("transformer.h.{}.attn.masked_bias");
@@ -298,7 +312,7 @@ public final class Gpt2 implements CausalLm {
     @Override
     public KvCache cache(int batch, int slots) {
         return new KvCache(
-                device, config.layers(), batch, config.heads(), slots, config.headSize());
+                device, dtype(), config.layers(), batch, config.heads(), slots, config.headSize());
     }
 
     /** Sizes and settings. */
@@ -309,6 +323,21 @@ public final class Gpt2 implements CausalLm {
     @Override
     public Device device() {
         return device;
+    }
+
+    @Override
+    public DType dtype() {
+        return weights.tokens_VD.dtype();
+    }
+
+    @Override
+    public void computeIn(DType dtype) {
+        List<Parameter> changed = Copies.of(this, dtype);
+        Copies.close(parameters);
+        parameters.clear();
+        parameters.addAll(changed);
+        var inOrder = changed.iterator();
+        weights = weights(config, (_, _) -> inOrder.next().leaf());
     }
 
     @Override
@@ -343,6 +372,7 @@ public final class Gpt2 implements CausalLm {
 
     @Override
     public void close() {
+        Copies.close(parameters);
         parameters.forEach(p -> p.weight().close());
     }
 }

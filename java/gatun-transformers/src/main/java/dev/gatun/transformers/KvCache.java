@@ -27,16 +27,18 @@ public final class KvCache implements AutoCloseable {
     private final int[] lengths;
 
     /** Takes the memory for all slots at once. */
-    public KvCache(Device device, int layers, int batch, int heads, int slots, int headSize) {
+    public KvCache(
+            Device device, DType dtype, int layers, int batch, int heads, int slots, int headSize) {
         this.slots = slots;
         lengths = new int[batch];
         lengths_B = Tensor.empty(device, DType.I32, Purpose.KV_CACHE, batch);
         try {
             lengths_B.write(lengths);
             for (int l = 0; l < layers; l++) {
-                Tensor keys = pages(device, batch, heads, slots, headSize);
+                Tensor keys = pages(device, dtype, batch, heads, slots, headSize);
                 try {
-                    this.layers.add(new Pages(keys, pages(device, batch, heads, slots, headSize)));
+                    Tensor values = pages(device, dtype, batch, heads, slots, headSize);
+                    this.layers.add(new Pages(keys, values));
                 } catch (RuntimeException e) {
                     keys.close();
                     throw e;
@@ -48,8 +50,8 @@ public final class KvCache implements AutoCloseable {
         }
     }
 
-    private static Tensor pages(Device device, int batch, int heads, int slots, int headSize) {
-        return Tensor.empty(device, DType.F32, Purpose.KV_CACHE, batch, heads, slots, headSize);
+    private static Tensor pages(Device device, DType dtype, long... shape_BHSD) {
+        return Tensor.empty(device, dtype, Purpose.KV_CACHE, shape_BHSD);
     }
 
     /** Texts side by side. */

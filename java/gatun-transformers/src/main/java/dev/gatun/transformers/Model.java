@@ -1,5 +1,6 @@
 package dev.gatun.transformers;
 
+import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.Parameter;
 import java.io.IOException;
@@ -21,6 +22,19 @@ public sealed interface Model extends AutoCloseable permits CausalLm {
 
     /** All weights, under the names that they have in the checkpoint file. */
     List<Parameter> parameters();
+
+    /** What the forward pass is in: the matrices that it reads, activations, and caches. */
+    DType dtype();
+
+    /**
+     * Lets the forward pass read 16-bit copies of the matrices, as they are now, and compute in
+     * that dtype, in training and inference; norms, softmax, losses and sums stay f32. The weights
+     * themselves stay f32: they are what {@link #save} writes and an optimizer updates, together
+     * with the copies ({@link Parameter#copy}). F32 drops the copies. Not while the model is used.
+     *
+     * @throws IllegalStateException if the weights are not f32
+     */
+    void computeIn(DType dtype);
 
     /** The tokenizer that lay beside the weights, if one did. */
     Optional<Tokenizer> tokenizer();

@@ -70,6 +70,13 @@ record ModelFolder(String name, @Nullable Tokenizer tokenizer, GenerationConfig 
         Map<String, Tensor> tensors = new LinkedHashMap<>();
         parameters.forEach(p -> tensors.put(p.name(), p.weight()));
         Safetensors.write(folder.resolve("model.safetensors"), tensors, Map.of("format", "pt"));
+        config.put(
+                "dtype",
+                switch (parameters.getFirst().weight().dtype()) {
+                    case BF16 -> "bfloat16";
+                    case F16 -> "float16";
+                    default -> "float32";
+                });
         write(folder.resolve("config.json"), config);
         write(folder.resolve("generation_config.json"), generation.toJson());
         if (tokenizer != null) {

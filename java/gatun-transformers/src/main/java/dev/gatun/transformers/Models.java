@@ -1,5 +1,6 @@
 package dev.gatun.transformers;
 
+import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -28,11 +29,25 @@ public final class Models {
      *     is missing, damaged or disagrees
      */
     public static CausalLm open(String folderOrHubId, Device device) {
-        return open(find(folderOrHubId, cache()), device);
+        return open(folderOrHubId, device, DType.F32);
+    }
+
+    /**
+     * As {@link #open(String, Device)}.
+     *
+     * @param dtype of the matrices, the activations and the key/value cache; biases and norms are f32
+     */
+    public static CausalLm open(String folderOrHubId, Device device, DType dtype) {
+        return open(find(folderOrHubId, cache()), device, dtype);
     }
 
     /** Opens a model folder. */
     public static CausalLm open(Path folder, Device device) {
+        return open(folder, device, DType.F32);
+    }
+
+    /** Opens a model folder in this dtype. */
+    public static CausalLm open(Path folder, Device device, DType dtype) {
         if (folder.toString().endsWith(".gguf")) {
             throw new CheckpointException(
                     Folder.name(folder)
@@ -57,7 +72,7 @@ public final class Models {
                                                 + ": model_type is missing; supported: "
                                                 + SUPPORTED));
         return switch (type) {
-            case "gpt2" -> Gpt2.open(folder, device);
+            case "gpt2" -> Gpt2.open(folder, device, dtype);
             default ->
                     throw new CheckpointException(
                             "%s: model_type %s is not supported yet; supported: %s"

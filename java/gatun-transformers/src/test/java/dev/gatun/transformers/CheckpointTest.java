@@ -5,11 +5,13 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
+import dev.gatun.kernels.Purpose;
 import dev.gatun.kernels.Tensor;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -270,26 +272,40 @@ class CheckpointTest {
     }
 
     @Test
-    void keepsHalvesWhereTheyAreWanted() throws IOException {
-        try (Tensor w = Tensor.empty(device, DType.BF16, dev.gatun.kernels.Purpose.OTHER, 3)) {
-            w.write(new float[] {1, -2, 0.5f});
-            Safetensors.write(folder.resolve("model.safetensors"), Map.of("w", w), Map.of());
+    void matricesAreOfTheWantedDtypeAndVectorsF32() throws IOException {
+        float[] values = {1, -2, 0.5f, 3.1415927f};
+        for (DType stored : List.of(DType.F32, DType.F16, DType.BF16)) {
+            try (Tensor w = Tensor.empty(device, stored, Purpose.OTHER, 2, 2);
+                    Tensor b = Tensor.empty(device, stored, Purpose.OTHER, 4)) {
+                w.write(values);
+                b.write(values);
+                Safetensors.write(
+                        folder.resolve("model.safetensors"), Map.of("w", w, "b", b), Map.of());
+            }
+            for (DType wanted : List.of(DType.F32, DType.F16, DType.BF16)) {
+                Tensor w;
+                Tensor b;
+                try (var in = Checkpoint.open(folder, device, wanted)) {
+                    w = in.take("w", 2, 2);
+                    b = in.take("b", 4);
+                }
+                try (w;
+                        b) {
+                    assertThat(w.dtype()).isEqualTo(wanted);
+                    assertThat(w.toFloats())
+                            .as("%s as %s", stored, wanted)
+                            .containsExactly(rounded(rounded(values, stored), wanted));
+                    assertThat(b.dtype()).isEqualTo(DType.F32);
+                    assertThat(b.toFloats()).containsExactly(rounded(values, stored));
+                }
+            }
         }
-        Tensor w;
-        try (var in = Checkpoint.open(folder, device, DType.BF16)) {
-            w = in.take("w", 3);
+    }
+
+    private float[] rounded(float[] values, DType dtype) {
+        try (Tensor t = Tensor.empty(device, dtype, Purpose.OTHER, values.length)) {
+            t.write(values);
+            return t.toFloats();
         }
-        try (w) {
-            assertThat(w).hasToString("bf16[3] on cpu");
-            assertThat(w.toFloats()).containsExactly(1, -2, 0.5f);
-        }
-        assertThatThrownBy(
-                        () -> {
-                            try (var in = Checkpoint.open(folder, device, DType.F16)) {
-                                in.take("w", 3);
-                            }
-                        })
-                .hasMessageContaining(
-                        "w is bf16[3]; it can be loaded as f32 or as it is, not as f16");
     }
 }
