@@ -136,7 +136,7 @@ void test_atomics() {
 __global__ void named_barriers(int* out) {
   SMEM(Shared, shared);
   const int pair = static_cast<int>(threadIdx.x) / 64;
-  shared.word[threadIdx.x / 4] = static_cast<int>(threadIdx.x) / 4;
+  if (threadIdx.x % 4 == 0) shared.word[threadIdx.x / 4] = static_cast<int>(threadIdx.x) / 4;
   simt::barrier(1 + pair, 64, simt::Where::here());
   out[threadIdx.x] = shared.word[pair * 16 + 15 - static_cast<int>(threadIdx.x) % 64 / 4];
 }
@@ -327,6 +327,9 @@ void test_broken() {
       {"too much shared memory", much_shared, 32, 1 << 20, {"invalid configuration"}},
   };
   for (const Broken& broken : all) {
+    if (kAddressSanitizer &&
+        (contains(broken.wanted[0], "wrote byte") || contains(broken.wanted[0], "behind its")))
+      continue;
     DeviceVector<float> out(62, 0.f);
     const std::string had =
         outcome(broken.kernel, 3, broken.threads, broken.shared_bytes, out.data());
@@ -339,6 +342,7 @@ void test_broken() {
       report("%s: \"%s\" does not name the kernel", broken.name, had.c_str());
     right_sum(broken.name);
   }
+  if (kAddressSanitizer) return;  // its companion ends the process
   DeviceVector<float> out(64, 0.f);
   const std::string had = outcome(division_by_zero, 1, 32, 0, out.data(), 0);
   ++checks;
@@ -494,8 +498,10 @@ int main(int argc, char** argv) {
     test_indices();
     test_atomics();
     test_named_barriers();
-    test_poison();
-    test_broken();
+    if (!kThreadSanitizer) {
+      test_poison();
+      test_broken();
+    }
     test_counters();
     test_threads();
   });

@@ -448,18 +448,19 @@ int main(int argc, char** argv) {
     test_mma<__nv_bfloat16>();
     test_mma<__half>();
     test_pipeline<Misuse::kNone>("a pipeline");
-    test_pipeline<Misuse::kNoCommit>("no commit");
-    test_pipeline<Misuse::kNoWait>("no wait");
-    test_pipeline<Misuse::kWaitOffByOne>("a wait off by one");
-    test_pipeline<Misuse::kNoBarrier>("no barrier after the wait");
-    test_pipeline<Misuse::kEarlyRefill>("a refill before the barrier");
     test_ragged<4>();
     test_ragged<8>();
     test_ragged<16>();
     test_refused();
     test_lanes();
-    test_counters();
     test_uneven();
+    if (kThreadSanitizer) return;  // what follows races
+    test_pipeline<Misuse::kNoCommit>("no commit");
+    test_pipeline<Misuse::kNoWait>("no wait");
+    test_pipeline<Misuse::kWaitOffByOne>("a wait off by one");
+    test_pipeline<Misuse::kNoBarrier>("no barrier after the wait");
+    test_pipeline<Misuse::kEarlyRefill>("a refill before the barrier");
+    test_counters();
   });
   test_arithmetic();
   return summary();

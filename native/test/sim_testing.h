@@ -12,6 +12,16 @@
 
 #include "launch.cuh"
 
+// The sanitizer that watches the kernels. AddressSanitizer ends the process at what the plain
+// simulator only notices at the end of the launch; ThreadSanitizer at each deliberate race.
+#if defined(GATUN_SIM_ASAN)
+constexpr bool kAddressSanitizer = true, kThreadSanitizer = false;
+#elif defined(GATUN_SIM_TSAN)
+constexpr bool kAddressSanitizer = false, kThreadSanitizer = true;
+#else
+constexpr bool kAddressSanitizer = false, kThreadSanitizer = false;
+#endif
+
 inline uint64_t seed = 20261125;
 inline const char* order_name = "";
 inline int failures = 0;

@@ -60,6 +60,8 @@ void* allocate(size_t bytes) {
   std::memset(base, kCanary, kMargin);
   std::memset(data, 0xff, bytes);
   std::memset(data + bytes, kCanary, kMargin);
+  sanitizer::fence(base, kMargin);
+  sanitizer::fence(data + bytes, kMargin);
   Table& all = table();
   std::lock_guard lock(all.mutex);
   all.live.emplace(reinterpret_cast<uintptr_t>(data), bytes);
@@ -75,6 +77,7 @@ bool release(void* address) {
   void* base = static_cast<unsigned char*>(address) - kMargin;
   const size_t room = room_of(found->second);
   all.bytes -= static_cast<int64_t>(found->second);
+  sanitizer::unfence(base, room);
   all.live.erase(found);
   // gives the pages back and keeps the addresses
   mmap(base, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -113,8 +116,12 @@ std::string damage() {
     auto* data = reinterpret_cast<unsigned char*>(first);
     long where = 0;
     if (intact(data, bytes, &where)) continue;
+    sanitizer::unfence(data - kMargin, kMargin);
+    sanitizer::unfence(data + bytes, kMargin);
     std::memset(data - kMargin, kCanary, kMargin);
     std::memset(data + bytes, kCanary, kMargin);
+    sanitizer::fence(data - kMargin, kMargin);
+    sanitizer::fence(data + bytes, kMargin);
     char text[160];
     std::snprintf(text, sizeof text, "it wrote byte %ld of an allocation of %zu bytes", where,
                   bytes);

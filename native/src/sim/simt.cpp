@@ -70,7 +70,7 @@ namespace {
 constexpr unsigned kMostThreads = 1024;
 constexpr unsigned kMostWarps = kMostThreads / 32;
 constexpr unsigned kMostWorkers = 8;  // each may hold 2 x 1024 mappings of the process's 65530
-constexpr size_t kStack = 64 << 10;
+constexpr size_t kStack = sanitizer::kStackFactor * (64 << 10);
 constexpr size_t kGuard = 4096;
 constexpr size_t kMostShared = 227 << 10;  // that a block may ask for on compute capability 9.0
 constexpr size_t kSharedBase = 1024;       // its alignment
@@ -110,6 +110,8 @@ struct Warp {
   unsigned epoch;
   unsigned meeting_count;
   Meeting meetings[32];
+  unsigned syncs;  // sync_warp's that are over
+  sanitizer::Order order[sanitizer::kSets];
   std::vector<Request> requests[kAccesses];
   size_t request_count[kAccesses];
 };
@@ -118,6 +120,17 @@ struct Barrier {
   unsigned arrived, wanted;
   Where where;
   uint32_t waiting[kMostWarps];
+  unsigned phase;
+};
+
+// What the threads of one block have to themselves.
+struct Set {
+  std::unique_ptr<Fibre[]> fibres{new Fibre[kMostThreads]};
+  char* stacks = nullptr;  // kMostThreads of kGuard + kStack
+  unsigned stack_count = 0;
+  std::vector<unsigned char> shared = std::vector<unsigned char>(kMostShared + kTail + kSharedBase);
+  sanitizer::Order begin = {}, end = {};
+  sanitizer::Order barriers[kBarriers] = {};
 };
 
 // A bit for each byte of an allocation: those that a launch touched.
@@ -184,19 +197,18 @@ struct Place {
 struct Worker {
   BlockState block;
   void* host_stack_pointer = nullptr;
+  sanitizer::Side host;
   Job* job = nullptr;
+  Set sets[sanitizer::kSets];
+  unsigned set = 0;  // of the block
 
   unsigned threads = 0, warps = 0, exited = 0;
   uint32_t ready_warps = 0;
   unsigned barrier_arrivals = 0;
   uint64_t random = 1;
   Barrier barriers[kBarriers];
-  std::unique_ptr<Fibre[]> fibres{new Fibre[kMostThreads]};
   std::unique_ptr<Warp[]> warp{new Warp[kMostWarps]};
   std::unique_ptr<std::vector<Copy>[]> copies { new std::vector<Copy>[ kMostThreads ] };
-  char* stacks = nullptr;  // kMostThreads of kGuard + kStack
-  unsigned stack_count = 0;
-  std::vector<unsigned char> shared = std::vector<unsigned char>(kMostShared + kTail + kSharedBase);
   Range last_hit = {0, 0};
   size_t last_index = 0;  // of that range in the job's memory
 
@@ -248,7 +260,8 @@ Fibre* pick(Worker& worker, unsigned warp) {
                     (order_of(worker) != Order::kRandom || worker.draw() >> 60 != 0);
   if (!stay) warp = pick_bit(worker, worker.ready_warps, warp);
   const bool up = order_of(worker) != Order::kReverse;
-  return &worker.fibres[warp * 32 + pick_bit(worker, worker.warp[warp].ready, up ? 0 : 31)];
+  return &worker.sets[worker.set]
+              .fibres[warp * 32 + pick_bit(worker, worker.warp[warp].ready, up ? 0 : 31)];
 }
 
 void make_ready(Worker& worker, unsigned warp, uint32_t lanes) {
@@ -264,6 +277,7 @@ void make_waiting(Worker& worker, unsigned warp, uint32_t lanes) {
 [[noreturn]] void leave_block(Fibre* self) {
   Worker& worker = *self->block->worker;
   current = nullptr;
+  sanitizer::leave(self->side, worker.host, true);
   gatun_simt_switch(&self->stack_pointer, worker.host_stack_pointer);
   std::abort();  // an abandoned fibre is never resumed
 }
@@ -297,7 +311,7 @@ void append(char* text, size_t& length, const char* format, ...) {
 }
 
 // Gives the processor to a thread that can run; returns when this one can and is chosen.
-void reschedule() {
+void reschedule(bool for_good = false) {
   Fibre* self = current;
   Worker& worker = *self->block->worker;
   Fibre* next = pick(worker, self->number / 32);
@@ -307,7 +321,9 @@ void reschedule() {
     deadlock(worker);
   }
   current = next;
+  sanitizer::leave(self->side, next->side, for_good);
   gatun_simt_switch(&self->stack_pointer, next->stack_pointer);
+  sanitizer::arrive(self->side);
 }
 
 int64_t sectors_of(const Request& request) {
@@ -399,6 +415,7 @@ void count_requests(Worker& worker, Warp& warp) {
 // have come here by different ways.
 void note_request(Worker& worker, uintptr_t at, size_t size, size_t bytes, Access access,
                   Where where) {
+  const sanitizer::Ignore ignore;
   Fibre* self = current;
   const unsigned lane = self->number % 32;
   const uint32_t bit = uint32_t{1} << lane;
@@ -453,13 +470,17 @@ void leave_kernel() {
   warp.exited |= bit;
   ++worker.exited;
   make_waiting(worker, w, bit);
-  reschedule();
+  sanitizer::release(worker.sets[worker.set].end);
+  reschedule(true);
   std::abort();  // nobody resumes a thread that left
 }
 
 [[noreturn]] void fibre_main() {
+  Fibre* self = current;
+  sanitizer::arrive(self->side);
+  sanitizer::acquire(self->block->worker->sets[self->block->worker->set].begin);
   try {
-    current->block->worker->job->launch->body();
+    self->block->worker->job->launch->body();
   } catch (const std::exception& e) {
     fail_kernel("exception: %s", e.what());
   } catch (...) {
@@ -469,26 +490,27 @@ void leave_kernel() {
   std::abort();
 }
 
-char* stack_of(Worker& worker, unsigned thread) {
-  return worker.stacks + thread * (kGuard + kStack) + kGuard;
+char* stack_of(Set& set, unsigned thread) {
+  return set.stacks + thread * (kGuard + kStack) + kGuard;
 }
 
 // False when the process may have no more memory.
-bool make_stacks(Worker& worker, unsigned count) {
-  if (worker.stacks == nullptr) {
+bool make_stacks(Set& set, unsigned count) {
+  if (set.stacks == nullptr) {
     void* all = mmap(nullptr, kMostThreads * (kGuard + kStack), PROT_NONE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (all == MAP_FAILED) return false;
-    worker.stacks = static_cast<char*>(all);
+    set.stacks = static_cast<char*>(all);
   }
-  for (; worker.stack_count < count; ++worker.stack_count)
-    if (mprotect(stack_of(worker, worker.stack_count), kStack, PROT_READ | PROT_WRITE) != 0)
-      return false;
+  for (; set.stack_count < count; ++set.stack_count)
+    if (mprotect(stack_of(set, set.stack_count), kStack, PROT_READ | PROT_WRITE) != 0) return false;
   return true;
 }
 
 void prepare(Worker& worker, unsigned number) {
-  Fibre& fibre = worker.fibres[number];
+  Set& set = worker.sets[worker.set];
+  Fibre& fibre = set.fibres[number];
+  sanitizer::begin(fibre.side, stack_of(set, number), kStack);
   fibre.block = &worker.block;
   const dim3 shape = worker.block.shape;
   fibre.thread = {number % shape.x, number / shape.x % shape.y, number / shape.x / shape.y};
@@ -499,7 +521,7 @@ void prepare(Worker& worker, unsigned number) {
   worker.copies[number].clear();
   fibre.where = {};
   // Staggered, or the tops of all stacks would share the same few sets of the L1 cache.
-  char* top = stack_of(worker, number) + kStack - (number * 448 & 4095);
+  char* top = stack_of(set, number) + kStack - (number * 448 & 4095);
   void** at = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(top) & ~uintptr_t{15});
   *--at = nullptr;  // fibre_main's return address: the end of the stack for whoever walks it
   *--at = reinterpret_cast<void*>(&fibre_main);
@@ -510,7 +532,7 @@ void prepare(Worker& worker, unsigned number) {
 void describe_fault(Worker& worker) {
   const Fibre& fibre = *worker.faulting;
   const char* address = static_cast<const char*>(worker.fault_address);
-  const char* stack = stack_of(worker, fibre.number);
+  const char* stack = stack_of(worker.sets[worker.set], fibre.number);
   const char* what = worker.signal == SIGFPE   ? "SIGFPE (integer division by zero)"
                      : worker.signal == SIGBUS ? "SIGBUS"
                                                : "SIGSEGV";
@@ -535,10 +557,15 @@ void run_block(Worker& worker, uint64_t linear) {
   block.grid = launch.grid;
   block.shape = launch.block;
   block.worker = &worker;
+  worker.set = (worker.set + 1) % sanitizer::kSets;
+  Set& set = worker.sets[worker.set];
+  sanitizer::acquire(set.end);
+  sanitizer::unfence(set.shared.data(), set.shared.size());
   block.shared = reinterpret_cast<unsigned char*>(
-      (reinterpret_cast<uintptr_t>(worker.shared.data()) + kSharedBase - 1) & ~(kSharedBase - 1));
+      (reinterpret_cast<uintptr_t>(set.shared.data()) + kSharedBase - 1) & ~(kSharedBase - 1));
   block.shared_bytes = launch.shared_bytes;
   std::memset(block.shared, 0xff, launch.shared_bytes + kTail);
+  sanitizer::fence(block.shared + launch.shared_bytes, kMostShared + kTail - launch.shared_bytes);
 
   worker.threads = launch.block.x * launch.block.y * launch.block.z;
   worker.warps = (worker.threads + 31) / 32;
@@ -555,14 +582,23 @@ void run_block(Worker& worker, uint64_t linear) {
     warp.ready = warp.exited = warp.at_barrier = 0;
     warp.epoch = 0;
     warp.meeting_count = 0;
+    warp.syncs = 0;
     std::fill(warp.request_count, warp.request_count + kAccesses, 0);
     make_ready(worker, w, warp.exists);
   }
   for (unsigned i = 0; i < worker.threads; ++i) prepare(worker, i);
 
   Fibre* first = pick(worker, order_of(worker) == Order::kReverse ? worker.warps - 1 : 0);
+  sanitizer::release(set.begin);
   current = first;
+  sanitizer::leave(worker.host, first->side, false);
   gatun_simt_switch(&worker.host_stack_pointer, first->stack_pointer);
+  // a fault comes here without a word
+  if (worker.signal != 0) sanitizer::leave(worker.faulting->side, worker.host, true);
+  sanitizer::arrive(worker.host);
+  if (worker.failed || worker.signal != 0)
+    for (unsigned i = 0; i < worker.threads; ++i)
+      sanitizer::abandon(set.fibres[i].side, worker.host, set.end);
 
   const Fibre* culprit = worker.faulting;
   if (worker.signal != 0) {
@@ -676,7 +712,8 @@ void work(Worker& worker, Job& job) {
   worker.job = &job;
   worker.last_hit = {0, 0};
   const unsigned threads = job.launch->block.x * job.launch->block.y * job.launch->block.z;
-  if (!make_stacks(worker, threads)) {
+  if (!std::all_of(std::begin(worker.sets), std::end(worker.sets),
+                   [&](Set& set) { return make_stacks(set, threads); })) {
     std::lock_guard lock(job.mutex);
     if (!job.failed.exchange(true)) job.message = "the host has no memory for the kernel's stacks";
     return;
@@ -688,6 +725,7 @@ void work(Worker& worker, Job& job) {
                           ? job.blocks - 1 - i
                           : (i * job.stride + job.offset) % job.blocks);
   }
+  for (Set& set : worker.sets) sanitizer::acquire(set.end);
 }
 
 static_assert(std::is_trivially_copyable_v<Counters> && alignof(Counters) == sizeof(int64_t));
@@ -706,6 +744,13 @@ void* worker_main(void* argument) {
   signal_stack.ss_sp = new char[kSignalStack];
   signal_stack.ss_size = kSignalStack;
   sigaltstack(&signal_stack, nullptr);
+  pthread_attr_t own;
+  void* stack;
+  size_t stack_size;
+  pthread_getattr_np(pthread_self(), &own);
+  pthread_attr_getstack(&own, &stack, &stack_size);
+  pthread_attr_destroy(&own);
+  sanitizer::adopt(worker.host, stack, stack_size);
   Pool& shared = pool();
   std::unique_lock lock(shared.mutex);
   for (uint64_t seen = 0;;) {
@@ -798,8 +843,12 @@ void barrier(int id, unsigned count, Where where) {
   barrier.waiting[w] |= bit;
   worker.warp[w].at_barrier |= bit;
   make_waiting(worker, w, bit);
+  const unsigned phase = barrier.phase;
+  sanitizer::Order& order = worker.sets[worker.set].barriers[id];
+  sanitizer::release(order, phase);
   if (++barrier.arrived == wanted) {
     barrier.arrived = 0;
+    ++barrier.phase;
     ++worker.counters.barriers;
     for (unsigned i = 0; i < worker.warps; ++i) {
       if (barrier.waiting[i] == 0) continue;
@@ -812,6 +861,7 @@ void barrier(int id, unsigned count, Where where) {
     }
   }
   reschedule();
+  sanitizer::acquire(order, phase);
 }
 
 void collective(const char* op, Exchange exchange, uint32_t mask, Operand& operand, Where where) {
@@ -852,11 +902,18 @@ void collective(const char* op, Exchange exchange, uint32_t mask, Operand& opera
   }
   meeting.arrived |= bit;
   meeting.lanes[lane] = &operand;
+  // of the collectives only sync_warp orders memory
+  const bool orders = exchange == exchange_nothing;
+  sanitizer::Order& order = warp.order[worker.set];
+  const unsigned phase = warp.syncs;
+  if (orders) sanitizer::release(order, phase);
   if (meeting.arrived != mask) {
     make_waiting(worker, w, bit);
     reschedule();
+    if (orders) sanitizer::acquire(order, phase);
     return;
   }
+  if (orders) ++warp.syncs;
   exchange(meeting.lanes, mask);
   ++worker.counters.collectives;
   if (index + 1 != warp.meeting_count) warp.meetings[index] = warp.meetings[warp.meeting_count - 1];
@@ -864,6 +921,7 @@ void collective(const char* op, Exchange exchange, uint32_t mask, Operand& opera
   if ((mask | warp.exited) == warp.exists) count_requests(worker, warp);
   make_ready(worker, w, mask);
   reschedule();
+  if (orders) sanitizer::acquire(order, phase);
 }
 
 namespace {
@@ -1019,6 +1077,7 @@ void cp_async(uint32_t address, const void* global, int size, int bytes, Where w
                                               static_cast<size_t>(bytes));
   }
   std::memset(to, 0xff, static_cast<size_t>(size));
+  const sanitizer::Ignore ignore;
   worker.copies[self->number].push_back(
       {to, static_cast<const unsigned char*>(global), size, bytes, self->groups});
 }
@@ -1034,6 +1093,7 @@ void cp_async_wait(unsigned pending) {
     if (copy.bytes > 0) std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
     std::memset(copy.to + copy.bytes, 0, static_cast<size_t>(copy.size - copy.bytes));
   }
+  const sanitizer::Ignore ignore;
   copies.erase(copies.begin(), copies.begin() + static_cast<ptrdiff_t>(done));
 }
 

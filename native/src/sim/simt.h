@@ -19,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include "sanitizer.h"
+
 #define __global__ static
 #define __device__
 #define __forceinline__ inline
@@ -72,6 +74,7 @@ struct BlockState {
 
 struct Fibre {
   void* stack_pointer;
+  sanitizer::Side side;
   BlockState* block;
   uint3 thread;
   unsigned number;            // in its block

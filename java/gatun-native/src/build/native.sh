@@ -6,6 +6,7 @@
 #   GATUN_CUDA    on, off, auto (on where nvcc is found) or keep (what the last configure chose)
 #   GATUN_STRICT  on: warnings are errors        GATUN_SKIP_TESTS  true: leave the tests unbuilt
 #   GATUN_TESTS_RUN  always, or changed: only if something changed since they last passed
+#   GATUN_NIGHTLY true: also the long tests
 #   GATUN_SKIP    true: build nothing, pack what an earlier build left
 set -euo pipefail
 
@@ -74,6 +75,8 @@ configure() {
 
 build() {
     cmake --build "$GATUN_BUILD" --parallel "$(nproc)"
+    [ "$GATUN_NIGHTLY" != true ] || [ "$GATUN_SKIP_TESTS" = true ] ||
+        cmake --build "$GATUN_BUILD" --parallel "$(nproc)" --target nightly_tests
 }
 
 stage() {
@@ -110,7 +113,9 @@ run_tests() {
         return 0
     fi
     rm -f "$passed"
-    ctest --test-dir "$GATUN_BUILD" --output-on-failure
+    local without=(-LE nightly)
+    [ "$GATUN_NIGHTLY" != true ] || without=()
+    ctest --test-dir "$GATUN_BUILD" --output-on-failure "${without[@]}"
     touch "$passed"
 }
 
