@@ -1,14 +1,14 @@
 /*
  * gatun.h: the C ABI of Gatun, a kernel library for transformers.
  *
- * Read it top to bottom: version, status, dtypes, device, stream and event, buffer, tensor,
- * profile, then the ops. Five rules hold everywhere:
+ * Read it top to bottom: version, status, dtypes, device, stream and event, buffer, graph,
+ * tensor, profile, then the ops. Five rules hold everywhere:
  *
  *  1. Every function returns a gatun_status; GATUN_OK is 0. Any other value leaves a sentence in
  *     gatun_last_error() of the calling thread. No call aborts, throws or raises a signal,
  *     whatever its arguments; only a host pointer to memory that is not mapped is beyond help.
- *  2. Devices, streams, events and buffers are generation-tagged 64-bit handles. A handle that was
- *     closed, made up, or belongs to another device is an error, never a crash. 0 is no handle.
+ *  2. Devices, streams, events, graphs and buffers are generation-tagged 64-bit handles. One that
+ *     was closed, made up, or belongs to another device is an error, never a crash. 0 is none.
  *  3. Ops are stream-ordered: a call checks its arguments, enqueues and returns. Host copies and
  *     waits see all that was enqueued before. A fault that shows only during execution (an id
  *     beyond the vocabulary, a CUDA fault) is reported once, by the next call that waits.
@@ -83,6 +83,7 @@ typedef enum gatun_dtype {
 typedef uint64_t gatun_device;
 typedef uint64_t gatun_stream;
 typedef uint64_t gatun_event;
+typedef uint64_t gatun_graph;
 typedef uint64_t gatun_buffer;
 
 /* A field that is 0 takes its default. */
@@ -116,7 +117,7 @@ typedef struct gatun_device_info {
 GATUN_API gatun_status gatun_device_open(const char* name, const gatun_device_options* options,
                                          gatun_device* device);
 
-/* Waits for the device's work, then frees its streams, events and buffers and closes it. */
+/* Waits for the device's work, then frees its streams, events, graphs and buffers and closes it. */
 GATUN_API gatun_status gatun_device_close(gatun_device device);
 
 /* Fills info; info->struct_size must be set. */
@@ -194,6 +195,26 @@ GATUN_API gatun_status gatun_buffer_write(gatun_stream stream, gatun_buffer buff
 /* Copies from the buffer to host memory; waits, and reports a pending fault. */
 GATUN_API gatun_status gatun_buffer_read(gatun_stream stream, void* destination,
                                          gatun_buffer buffer, int64_t offset_bytes, int64_t bytes);
+
+/* ---- Graph --------------------------------------------------------------------------------- */
+
+/* From here to gatun_graph_end the ops of this stream are remembered, not run; a step that does not
+ * change, launched as one graph, costs the host one call. What changes from launch to launch
+ * (positions, ids, learning rates, steps of random numbers) is the value of a device tensor.
+ * Buffers that are allocated on the stream meanwhile lie in the graph's own memory, which stays
+ * theirs until both the graph and they are gone: each launch writes them anew. Waits, events and
+ * copies to or from the host are refused. The profile leaves out what a graph runs. */
+GATUN_API gatun_status gatun_graph_begin(gatun_stream stream);
+
+/* Ends the capture; the stream runs again what it is given. Also where it fails. */
+GATUN_API gatun_status gatun_graph_end(gatun_stream stream, gatun_graph* graph);
+
+/* Enqueues all ops of the graph on a stream, in their order. GATUN_INVALID_HANDLE if a buffer that
+ * they use, and that was not allocated during the capture, was freed. */
+GATUN_API gatun_status gatun_graph_launch(gatun_stream stream, gatun_graph graph);
+
+/* Waits for the device's work, then frees the graph. */
+GATUN_API gatun_status gatun_graph_destroy(gatun_graph graph);
 
 /* ---- Tensor -------------------------------------------------------------------------------- */
 

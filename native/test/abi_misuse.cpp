@@ -66,6 +66,7 @@ struct World {
   gatun_device device[2];
   gatun_stream stream[2];
   gatun_event event[2];
+  gatun_graph graph;  // of the first device
   gatun_buffer buffer[2][kTensors];
   std::vector<uint64_t> dead;  // handles that were closed
   alignas(64) unsigned char host[kBufferBytes + 64];
@@ -92,21 +93,27 @@ void make_world() {
       CHECK_OK(gatun_buffer_write(world.stream[i], buffer, 0, world.host, kBufferBytes));
     }
   }
+  CHECK_OK(gatun_graph_begin(world.stream[0]));
+  CHECK_OK(gatun_graph_end(world.stream[0], &world.graph));
   const gatun_device gone = open_device();
   gatun_stream stream;
   gatun_event event;
+  gatun_graph graph;
   gatun_buffer buffer;
   CHECK_OK(gatun_stream_create(gone, &stream));
   CHECK_OK(gatun_event_create(gone, &event));
   CHECK_OK(gatun_buffer_alloc(stream, 4096, GATUN_OTHER, &buffer));
+  CHECK_OK(gatun_graph_begin(stream));
+  CHECK_OK(gatun_graph_end(stream, &graph));
   CHECK_OK(gatun_device_close(gone));
-  world.dead = {gone, stream, event, buffer};
+  world.dead = {gone, stream, event, graph, buffer};
   CHECK_OK(gatun_buffer_alloc(world.stream[0], 4096, GATUN_OTHER, &buffer));
   CHECK_OK(gatun_buffer_free(buffer));
   world.dead.push_back(buffer);
 }
 
-// A handle that is certainly not a live one of the kind (1 device, 2 stream, 3 event, 4 buffer).
+// A handle that is certainly not a live one of the kind (1 device, 2 stream, 3 event, 4 buffer, 5
+// graph).
 uint64_t wrong_handle(int kind) {
   switch (pick(5)) {
     case 0:
@@ -115,8 +122,8 @@ uint64_t wrong_handle(int kind) {
       return world.dead[static_cast<size_t>(pick(static_cast<int>(world.dead.size())))];
     case 2: {  // of another kind
       const uint64_t others[] = {world.device[0], world.stream[0], world.event[0],
-                                 world.buffer[0][0]};
-      const int other = pick(3);
+                                 world.buffer[0][0], world.graph};
+      const int other = pick(4);
       return others[other < kind - 1 ? other : other + 1];
     }
     case 3:  // a live index under a generation that was never reached
@@ -335,6 +342,51 @@ void describe_functions() {
                        [](Call& c) {
                          return gatun_event_elapsed(c.handle[0], c.handle[1],
                                                     static_cast<double*>(c.out));
+                       }});
+  // A stream of its own, captured or not.
+  const auto own_stream = [](Call& c, bool captured) {
+    CHECK_OK(gatun_stream_create(world.device[0], &c.result[1]));
+    if (captured) CHECK_OK(gatun_graph_begin(c.result[1]));
+    c.handle[0] = c.result[1];
+    c.kind[0] = 2;
+  };
+  functions.push_back({"graph_begin", [own_stream](Call& c) { own_stream(c, false); },
+                       [](Call& c) {
+                         const gatun_status status = gatun_graph_begin(c.handle[0]);
+                         CHECK_OK(gatun_stream_destroy(c.result[1]));
+                         return status;
+                       }});
+  functions.push_back({"graph_end",
+                       [own_stream](Call& c) {
+                         own_stream(c, true);
+                         c.out = &c.result[0];
+                         c.out_required = true;
+                       },
+                       [](Call& c) {
+                         const gatun_status status =
+                             gatun_graph_end(c.handle[0], static_cast<uint64_t*>(c.out));
+                         if (status == GATUN_OK) CHECK_OK(gatun_graph_destroy(c.result[0]));
+                         CHECK_OK(gatun_stream_destroy(c.result[1]));
+                         return status;
+                       }});
+  functions.push_back({"graph_launch",
+                       [](Call& c) {
+                         c.on_stream();
+                         c.handle[1] = world.graph;
+                         c.kind[1] = 5;
+                       },
+                       [](Call& c) { return gatun_graph_launch(c.handle[0], c.handle[1]); }});
+  functions.push_back({"graph_destroy",
+                       [](Call& c) {
+                         CHECK_OK(gatun_graph_begin(world.stream[0]));
+                         CHECK_OK(gatun_graph_end(world.stream[0], &c.handle[0]));
+                         c.kind[0] = 5;
+                         c.result[1] = c.handle[0];
+                       },
+                       [](Call& c) {
+                         const gatun_status status = gatun_graph_destroy(c.handle[0]);
+                         if (c.handle[0] != c.result[1]) CHECK_OK(gatun_graph_destroy(c.result[1]));
+                         return status;
                        }});
   functions.push_back({"buffer_alloc",
                        [](Call& c) {

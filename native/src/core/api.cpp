@@ -42,6 +42,19 @@ Event& event_of(const Pin& pin, const char* function, gatun_event handle,
   return *pin.object<Event>();
 }
 
+Graph& graph_of(const Pin& pin, const char* function, gatun_graph handle) {
+  if (!pin) graphs().explain(handle, function, "graph");
+  return *pin.object<Graph>();
+}
+
+// What only makes sense where work runs.
+Stream& running(const char* function, Stream& stream) {
+  if (stream.capture.load(std::memory_order_acquire) != nullptr)
+    fail(GATUN_INVALID_ARGUMENT, "%s: the stream's ops are being captured: end the graph first",
+         function);
+  return stream;
+}
+
 Buffer buffer_of(const char* function, gatun_buffer handle) {
   HandleTable::Words words;
   if (!buffers().read(handle, &words)) buffers().explain(handle, function, "buffer");
@@ -93,12 +106,19 @@ T* close_handle(HandleTable& table, uint64_t handle) {
 
 void destroy(Stream* stream) {
   stream->device->driver->destroy_stream(stream->native);
+  if (Capture* capture = stream->capture.load()) capture->drop();
   delete stream;
 }
 
 void destroy(Event* event) {
   event->device->driver->destroy_event(event->native);
   delete event;
+}
+
+void destroy(Graph* graph) {
+  graph->device->driver->destroy_graph(graph->native);
+  graph->capture->drop();
+  delete graph;
 }
 
 // Gives back the memory of a buffer whose handle is closed.
@@ -109,6 +129,8 @@ void give_back(const Buffer& buffer) {
     // A call that looked the buffer up before its handle died may be about to enqueue.
     streams().wait_for_pins([&](const HandleTable::Slot& slot) { return on(&device, slot); });
     device.driver->drain();
+  } else if (buffer.capture != nullptr) {
+    buffer.capture->give(buffer.address);
   } else if (buffer.bytes > 0) {
     const Pin pin(streams(), buffer.stream);
     device.driver->release(pin ? pin.object<Stream>()->native : nullptr, buffer.address,
@@ -232,6 +254,9 @@ gatun_status gatun_device_close(gatun_device handle) {
       HandleTable::Words words;
       if (buffers().close(buffer, &words)) give_back(Buffer::unpack(words));
     });
+    graphs().each(mine, [](uint64_t graph) {
+      if (Graph* object = close_handle<Graph>(graphs(), graph)) destroy(object);
+    });
     device->driver->close();
     delete device;
   });
@@ -291,7 +316,8 @@ gatun_status gatun_stream_create(gatun_device device_handle, gatun_stream* handl
     const Pin pin(devices(), device_handle);
     Device& device = device_of(pin, function, device_handle);
     aligned(function, "stream", handle);
-    auto stream = std::make_unique<Stream>(Stream{&device, nullptr});
+    auto stream = std::make_unique<Stream>();
+    stream->device = &device;
     Failure failure;
     check(device.driver->create_stream(&stream->native, failure), failure);
     try {
@@ -316,7 +342,7 @@ gatun_status gatun_stream_destroy(gatun_stream handle) {
 gatun_status gatun_stream_wait(gatun_stream handle) {
   return guard([&] {
     const Pin pin(streams(), handle);
-    Stream& stream = stream_of(pin, "stream_wait", handle);
+    Stream& stream = running("stream_wait", stream_of(pin, "stream_wait", handle));
     Failure failure;
     check(stream.device->driver->wait(stream.native, failure), failure);
   });
@@ -356,7 +382,7 @@ gatun_status gatun_event_record(gatun_event handle, gatun_stream stream_handle) 
     const char* function = "event_record";
     const Pin event_pin(events(), handle), stream_pin(streams(), stream_handle);
     Event& event = event_of(event_pin, function, handle);
-    Stream& stream = stream_of(stream_pin, function, stream_handle);
+    Stream& stream = running(function, stream_of(stream_pin, function, stream_handle));
     check_same_device(function, "event", event.device, stream.device);
     Failure failure;
     check(event.device->driver->record(event.native, stream.native, failure), failure);
@@ -368,7 +394,7 @@ gatun_status gatun_stream_wait_event(gatun_stream stream_handle, gatun_event han
   return guard([&] {
     const char* function = "stream_wait_event";
     const Pin event_pin(events(), handle), stream_pin(streams(), stream_handle);
-    Stream& stream = stream_of(stream_pin, function, stream_handle);
+    Stream& stream = running(function, stream_of(stream_pin, function, stream_handle));
     Event& event = event_of(event_pin, function, handle);
     check_same_device(function, "event", event.device, stream.device);
     if (!event.recorded.load(std::memory_order_acquire)) return;
@@ -421,13 +447,21 @@ gatun_status gatun_buffer_alloc(gatun_stream stream_handle, int64_t bytes, int32
       fail(GATUN_INVALID_ARGUMENT, "%s: purpose is %d, it is one of 0 to %d", function, purpose,
            kPurposes - 1);
     Device& device = *stream.device;
-    void* address = nullptr;
+    Buffer buffer;
+    buffer.device = &device;
+    buffer.bytes = bytes;
+    buffer.purpose = purpose;
+    buffer.stream = stream_handle;
+    Capture* capture = bytes > 0 ? stream.capture.load(std::memory_order_acquire) : nullptr;
     if (bytes > 0) {
+      void* address = nullptr;
       Failure failure;
       gatun_status status = GATUN_OUT_OF_MEMORY;
+      const auto use = static_cast<gatun_purpose>(purpose);
       if (!injected(Injection::kAlloc))
-        status = device.driver->allocate(stream.native, bytes, static_cast<gatun_purpose>(purpose),
-                                         &address, failure);
+        status = capture != nullptr
+                     ? capture->take(bytes, use, &address, failure)
+                     : device.driver->allocate(stream.native, bytes, use, &address, failure);
       if (status == GATUN_OUT_OF_MEMORY) {
         char who[64];
         std::snprintf(who, sizeof who, "a buffer for %s", purpose_name(purpose));
@@ -435,21 +469,16 @@ gatun_status gatun_buffer_alloc(gatun_stream stream_handle, int64_t bytes, int32
         throw OutOfMemory(failure.message);
       }
       check(status, failure);
+      buffer.address = static_cast<char*>(address);
+      buffer.capture = capture;
     }
-    Buffer buffer;
-    buffer.device = &device;
-    buffer.address = static_cast<char*>(address);
-    buffer.bytes = bytes;
-    buffer.purpose = purpose;
-    buffer.stream = stream_handle;
+    device.buffers.fetch_add(1, std::memory_order_relaxed);
     try {
       *handle = buffers().open(buffer.pack());
     } catch (...) {
-      if (bytes > 0)
-        device.driver->release(stream.native, address, bytes, static_cast<gatun_purpose>(purpose));
+      give_back(buffer);
       throw;
     }
-    device.buffers.fetch_add(1, std::memory_order_relaxed);
   });
 }
 
@@ -505,7 +534,7 @@ gatun_status gatun_buffer_write(gatun_stream stream_handle, gatun_buffer handle,
   return guard([&] {
     const char* function = "buffer_write";
     const Pin pin(streams(), stream_handle);
-    Stream& stream = stream_of(pin, function, stream_handle);
+    Stream& stream = running(function, stream_of(pin, function, stream_handle));
     const Buffer buffer = buffer_of(function, handle);
     check_same_device(function, "buffer", buffer.device, stream.device);
     char* to = range_of(function, buffer, offset_bytes, bytes);
@@ -523,7 +552,7 @@ gatun_status gatun_buffer_read(gatun_stream stream_handle, void* destination, ga
   return guard([&] {
     const char* function = "buffer_read";
     const Pin pin(streams(), stream_handle);
-    Stream& stream = stream_of(pin, function, stream_handle);
+    Stream& stream = running(function, stream_of(pin, function, stream_handle));
     const Buffer buffer = buffer_of(function, handle);
     check_same_device(function, "buffer", buffer.device, stream.device);
     const char* from = range_of(function, buffer, offset_bytes, bytes);
@@ -537,6 +566,76 @@ gatun_status gatun_buffer_read(gatun_stream stream_handle, void* destination, ga
     if (injected(Injection::kCopy))
       fail(GATUN_DEVICE_FAULT, "%s: a failure asked for by GATUN_FAULT", function);
     check(driver.read(stream.native, destination, from, bytes, failure), failure);
+  });
+}
+
+// ---- graph ----
+
+gatun_status gatun_graph_begin(gatun_stream handle) {
+  return guard([&] {
+    const char* function = "graph_begin";
+    const Pin pin(streams(), handle);
+    Stream& stream = running(function, stream_of(pin, function, handle));
+    auto capture = std::make_unique<Capture>(*stream.device);
+    Capture* expected = nullptr;
+    if (!stream.capture.compare_exchange_strong(expected, capture.get())) running(function, stream);
+    Failure failure;
+    const gatun_status status = stream.device->driver->begin_capture(stream.native, failure);
+    if (status != GATUN_OK) {
+      stream.capture.store(nullptr);
+      check(status, failure);
+    }
+    capture.release();
+  });
+}
+
+gatun_status gatun_graph_end(gatun_stream stream_handle, gatun_graph* handle) {
+  return guard([&] {
+    const char* function = "graph_end";
+    const Pin pin(streams(), stream_handle);
+    Stream& stream = stream_of(pin, function, stream_handle);
+    aligned(function, "graph", handle);
+    Capture* capture = stream.capture.exchange(nullptr);
+    if (capture == nullptr)
+      fail(GATUN_INVALID_ARGUMENT, "%s: the stream's ops are not being captured", function);
+    Device& device = *stream.device;
+    void* native = nullptr;
+    try {
+      std::lock_guard lock(capture->submission);
+      Failure failure;
+      check(device.driver->end_capture(stream.native, &native, failure), failure);
+      auto graph = std::make_unique<Graph>(Graph{&device, native, capture});
+      *handle = open_handle(graphs(), &device, graph.get());
+      graph.release();
+    } catch (...) {
+      if (native != nullptr) device.driver->destroy_graph(native);
+      capture->drop();
+      throw;
+    }
+  });
+}
+
+gatun_status gatun_graph_launch(gatun_stream stream_handle, gatun_graph handle) {
+  return guard([&] {
+    const char* function = "graph_launch";
+    const Pin stream_pin(streams(), stream_handle), graph_pin(graphs(), handle);
+    Stream& stream = running(function, stream_of(stream_pin, function, stream_handle));
+    Graph& graph = graph_of(graph_pin, function, handle);
+    check_same_device(function, "graph", graph.device, stream.device);
+    graph.capture->check_used(function);
+    if (injected(Injection::kLaunch))
+      fail(GATUN_DEVICE_FAULT, "%s: a failure asked for by GATUN_FAULT", function);
+    Failure failure;
+    check(graph.device->driver->launch(stream.native, graph.native, failure), failure);
+  });
+}
+
+gatun_status gatun_graph_destroy(gatun_graph handle) {
+  return guard([&] {
+    const Pin device = pin_device(graphs(), handle, "graph_destroy", "graph");
+    Graph* graph = close_handle<Graph>(graphs(), handle);
+    if (graph == nullptr) graphs().explain(handle, "graph_destroy", "graph");
+    destroy(graph);
   });
 }
 

@@ -77,12 +77,13 @@ class Driver {
 
   // ---- memory ----
 
-  // bytes > 0, address aligned to 64; usable by later work of the stream. Accounts for it in the
+  // bytes > 0, address aligned to 64; usable by later work of the stream, or where that is null of
+  // any stream. Accounts for it in the
   // device's Memory (take, give). On GATUN_OUT_OF_MEMORY the core writes the sentence.
   virtual gatun_status allocate(void* stream, int64_t bytes, gatun_purpose purpose, void** address,
                                 Failure& failure) noexcept = 0;
   // The memory may be reused by work enqueued from now on. `stream` is that of allocate, or null
-  // if it was destroyed since.
+  // if it was null there or was destroyed since: then all work on the memory is done.
   virtual void release(void* stream, void* address, int64_t bytes,
                        gatun_purpose purpose) noexcept = 0;
   // Gives cached memory back to the system; called after drain().
@@ -102,6 +103,16 @@ class Driver {
   // Enqueues, or runs, type_of(op).run(backend(), context, args). Moves from *args if it keeps
   // them; the caller destroys them. The op is in backend().
   virtual gatun_status submit(void* stream, Op op, void* args, Failure& failure) noexcept = 0;
+
+  // ---- graphs: opaque to the core, null is not a value ----
+
+  // From here on submit() remembers the stream's ops. The core refuses everything else that the
+  // stream could do, and allocates with a null stream.
+  virtual gatun_status begin_capture(void* stream, Failure& failure) noexcept = 0;
+  // The stream runs ops again, also after a failure.
+  virtual gatun_status end_capture(void* stream, void** graph, Failure& failure) noexcept = 0;
+  virtual gatun_status launch(void* stream, void* graph, Failure& failure) noexcept = 0;
+  virtual void destroy_graph(void* graph) noexcept = 0;  // waits for all work
 
   // ---- profile: the device time of each op since profile(true); calls are counted by the core
   // ----
@@ -124,7 +135,7 @@ struct Plugin {
                        Driver** driver, Failure& failure) noexcept;
 };
 
-constexpr int32_t kPluginAbi = 1;
+constexpr int32_t kPluginAbi = 2;
 
 // Changes with the list of ops and the layout of what crosses.
 constexpr uint64_t plugin_fingerprint() {

@@ -16,6 +16,8 @@ const char* kind_name(Kind kind) {
       return "event";
     case Kind::kBuffer:
       return "buffer";
+    case Kind::kGraph:
+      return "graph";
   }
   return "handle";
 }
@@ -32,6 +34,11 @@ HandleTable& events() {
   static HandleTable& table = *new HandleTable(Kind::kEvent);
   return table;
 }
+HandleTable& graphs() {
+  static HandleTable& table = *new HandleTable(Kind::kGraph);
+  return table;
+}
+
 HandleTable& buffers() {
   static HandleTable& table = *new HandleTable(Kind::kBuffer);
   return table;
@@ -86,7 +93,7 @@ void HandleTable::explain(uint64_t handle, const char* op, const char* argument)
   if (handle == 0) fail(GATUN_INVALID_HANDLE, "%s: %s is 0, not a %s", op, argument, kind);
   const uint64_t other = handle >> 56;
   if (other != static_cast<uint64_t>(kind_)) {
-    if (other >= 1 && other <= 4)
+    if (other >= 1 && other <= 5)
       fail(GATUN_INVALID_HANDLE, "%s: %s 0x%016llx is a %s handle, a %s was wanted", op, argument,
            hex, kind_name(static_cast<Kind>(other)), kind);
     fail(GATUN_INVALID_HANDLE, "%s: %s 0x%016llx is not a handle of this library", op, argument,

@@ -23,7 +23,7 @@
 
 namespace gatun {
 
-enum class Kind : uint32_t { kDevice = 1, kStream = 2, kEvent = 3, kBuffer = 4 };
+enum class Kind : uint32_t { kDevice = 1, kStream = 2, kEvent = 3, kBuffer = 4, kGraph = 5 };
 
 const char* kind_name(Kind kind);
 
@@ -143,6 +143,7 @@ class HandleTable {
 HandleTable& devices();
 HandleTable& streams();
 HandleTable& events();
+HandleTable& graphs();
 HandleTable& buffers();
 
 // A pin as an object.

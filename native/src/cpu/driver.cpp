@@ -14,6 +14,8 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "core/device.h"
 #include "core/fault.h"
@@ -38,6 +40,19 @@ constexpr const char* kLevelNames[] = {"", "plain", "AVX2", "AVX-512"};
 struct CpuEvent {
   std::atomic<uint64_t> ticket{0};  // of the newest record
   std::atomic<int64_t> nanos{0};
+};
+
+// Ops with their arguments, in order.
+struct CpuGraph {
+  std::vector<std::unique_ptr<Queue::Task>> ops;
+  ~CpuGraph() {
+    for (const auto& op : ops) kOpTypes[op->op].destroy(op->storage);
+  }
+};
+
+// All streams of a cpu device are its one queue.
+struct CpuStream {
+  CpuGraph* capture = nullptr;  // what gathers the ops instead
 };
 
 class CpuDriver final : public Driver {
@@ -95,13 +110,17 @@ class CpuDriver final : public Driver {
 
   const Backend& backend() noexcept override { return backend_; }
 
-  // ---- streams and events: all streams of a cpu device are its one queue ----
+  // ---- streams and events ----
 
-  gatun_status create_stream(void** stream, Failure&) noexcept override {
-    *stream = this;
-    return GATUN_OK;
+  gatun_status create_stream(void** stream, Failure& failure) noexcept override {
+    return guarded(failure, [&] { *stream = new CpuStream; });
   }
-  void destroy_stream(void*) noexcept override { drain(); }
+  void destroy_stream(void* stream) noexcept override {
+    drain();
+    auto* self = static_cast<CpuStream*>(stream);
+    delete self->capture;
+    delete self;
+  }
 
   gatun_status wait(void*, Failure& failure) noexcept override {
     drain();
@@ -214,14 +233,47 @@ class CpuDriver final : public Driver {
 
   // ---- ops ----
 
-  gatun_status submit(void*, Op op, void* args, Failure&) noexcept override {
+  gatun_status submit(void* stream, Op op, void* args, Failure& failure) noexcept override {
     if (op == Op::matmul && !onednn_is_up().load(std::memory_order_acquire)) set_up_onednn();
+    if (CpuGraph* capture = static_cast<CpuStream*>(stream)->capture)
+      return guarded(failure, [&] {
+        auto task = std::make_unique<Queue::Task>();
+        task->op = static_cast<int32_t>(op);
+        capture->ops.reserve(capture->ops.size() + 1);
+        type_of(op).move(task->storage, args);
+        capture->ops.push_back(std::move(task));
+      });
     queue_.add([&](Queue::Task& task) {
       task.op = static_cast<int32_t>(op);
       type_of(op).move(task.storage, args);
       task.run = [](void* owner, Queue::Task& task) { static_cast<CpuDriver*>(owner)->run(task); };
     });
     return GATUN_OK;
+  }
+
+  // ---- graphs ----
+
+  gatun_status begin_capture(void* stream, Failure& failure) noexcept override {
+    return guarded(failure, [&] { static_cast<CpuStream*>(stream)->capture = new CpuGraph; });
+  }
+  gatun_status end_capture(void* stream, void** graph, Failure&) noexcept override {
+    *graph = std::exchange(static_cast<CpuStream*>(stream)->capture, nullptr);
+    return GATUN_OK;
+  }
+  gatun_status launch(void*, void* graph, Failure&) noexcept override {
+    queue_.add([&](Queue::Task& task) {
+      std::memcpy(task.storage, &graph, sizeof graph);
+      task.run = [](void* owner, Queue::Task& task) {
+        const CpuGraph* graph;
+        std::memcpy(&graph, task.storage, sizeof graph);
+        for (const auto& op : graph->ops) static_cast<CpuDriver*>(owner)->execute(*op);
+      };
+    });
+    return GATUN_OK;
+  }
+  void destroy_graph(void* graph) noexcept override {
+    drain();
+    delete static_cast<CpuGraph*>(graph);
   }
 
   // ---- profile ----
@@ -287,9 +339,15 @@ class CpuDriver final : public Driver {
   }
 
   void run(Queue::Task& task) noexcept {
-    const OpType& type = kOpTypes[task.op];
     const bool timed = profiling_.load(std::memory_order_relaxed);
     const int64_t begin = timed ? now_nanos() : 0;
+    execute(task);
+    if (timed) nanos_[task.op].fetch_add(now_nanos() - begin, std::memory_order_relaxed);
+    kOpTypes[task.op].destroy(task.storage);
+  }
+
+  void execute(const Queue::Task& task) noexcept {
+    const OpType& type = kOpTypes[task.op];
     running_ = type.name;
     try {
       type.run(backend_, context_, task.storage);
@@ -302,8 +360,6 @@ class CpuDriver final : public Driver {
     } catch (...) {
       context_.fault(GATUN_INTERNAL, type.name, "an unknown exception");
     }
-    if (timed) nanos_[task.op].fetch_add(now_nanos() - begin, std::memory_order_relaxed);
-    type.destroy(task.storage);
   }
 
   // On the worker. One block, as large as any op has needed: the high-water mark.

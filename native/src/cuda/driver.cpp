@@ -49,10 +49,17 @@ struct Workspace {
   int64_t bytes = 0;
 };
 
+// A graph's ops were captured with these addresses.
+struct CudaGraph {
+  cudaGraphExec_t graph = nullptr;
+  std::vector<Workspace> workspaces;  // the last one is the largest
+};
+
 struct CudaStream {
   cudaStream_t stream = nullptr;
   std::mutex mutex;  // of submission: a workspace belongs to one op at a time
   Workspace workspace;
+  std::unique_ptr<CudaGraph> capture;
 };
 
 // Two events around an op.
@@ -147,6 +154,12 @@ class CudaDriver final : public Driver {
   void destroy_stream(void* stream) noexcept override {
     use();
     auto* self = static_cast<CudaStream*>(stream);
+    if (self->capture != nullptr) {
+      cudaGraph_t unfinished = nullptr;
+      note(cudaStreamEndCapture(self->stream, &unfinished));
+      if (unfinished != nullptr) cudaGraphDestroy(unfinished);
+      destroy_graph(self->capture.release());
+    }
     note(cudaStreamSynchronize(self->stream));
     drop(*self);
     cudaStreamSynchronize(self->stream);
@@ -213,7 +226,8 @@ class CudaDriver final : public Driver {
                         Failure& failure) noexcept override {
     return guarded(failure, [&] {
       use();
-      *address = take(static_cast<CudaStream*>(stream)->stream, bytes, purpose);
+      *address = stream == nullptr ? take_for_all(bytes, purpose)
+                                   : take(static_cast<CudaStream*>(stream)->stream, bytes, purpose);
       if (*address == nullptr) throw OutOfMemory("");
     });
   }
@@ -282,7 +296,7 @@ class CudaDriver final : public Driver {
       use();
       std::lock_guard lock(self.mutex);
       CallContext context(*this, self, type_of(op).name);
-      if (!profiling_.load(std::memory_order_relaxed)) {
+      if (!profiling_.load(std::memory_order_relaxed) || self.capture != nullptr) {
         type_of(op).run(kBackend, context, args);
         return;
       }
@@ -301,6 +315,56 @@ class CudaDriver final : public Driver {
       end.release();
       if (timings_.size() >= kMostTimings) add_up_timings();
     });
+  }
+
+  // ---- graphs ----
+
+  gatun_status begin_capture(void* stream, Failure& failure) noexcept override {
+    auto& self = *static_cast<CudaStream*>(stream);
+    return guarded(failure, [&] {
+      use();
+      std::lock_guard lock(self.mutex);
+      auto capture = std::make_unique<CudaGraph>();
+      // relaxed: memory is allocated meanwhile, on another stream
+      check("cudaStreamBeginCapture",
+            cudaStreamBeginCapture(self.stream, cudaStreamCaptureModeRelaxed));
+      self.capture = std::move(capture);
+    });
+  }
+  gatun_status end_capture(void* stream, void** graph, Failure& failure) noexcept override {
+    auto& self = *static_cast<CudaStream*>(stream);
+    use();
+    std::lock_guard lock(self.mutex);
+    std::unique_ptr<CudaGraph> made = std::move(self.capture);
+    const gatun_status status = guarded(failure, [&] {
+      cudaGraph_t captured = nullptr;
+      check("cudaStreamEndCapture", cudaStreamEndCapture(self.stream, &captured));
+      const cudaError_t error = cudaGraphInstantiate(&made->graph, captured, 0);
+      cudaGraphDestroy(captured);
+      check("cudaGraphInstantiate", error);
+    });
+    if (status == GATUN_OK)
+      *graph = made.release();
+    else
+      destroy_graph(made.release());
+    return status;
+  }
+  gatun_status launch(void* stream, void* graph, Failure& failure) noexcept override {
+    return guarded(failure, [&] {
+      use();
+      check("cudaGraphLaunch", cudaGraphLaunch(static_cast<CudaGraph*>(graph)->graph,
+                                               static_cast<CudaStream*>(stream)->stream));
+    });
+  }
+  void destroy_graph(void* graph) noexcept override {
+    auto* self = static_cast<CudaGraph*>(graph);
+    drain();
+    if (self->graph != nullptr) cudaGraphExecDestroy(self->graph);
+    for (const Workspace& workspace : self->workspaces) {
+      note(cudaFreeAsync(workspace.address, orphans_));
+      memory_.give(workspace.bytes, GATUN_WORKSPACE);
+    }
+    delete self;
   }
 
   // ---- profile ----
@@ -427,19 +491,37 @@ class CudaDriver final : public Driver {
     return nullptr;
   }
 
+  // Usable by work of any stream from now on.
+  void* take_for_all(int64_t bytes, int purpose) {
+    void* address = take(orphans_, bytes, purpose);
+    if (address != nullptr) note(cudaStreamSynchronize(orphans_));
+    return address;
+  }
+
   // As large as any op of the stream has needed. An older block is freed in stream order, after the
-  // kernels that use it.
+  // kernels that use it; a graph keeps all that its ops were given.
   void* workspace(CudaStream& stream, int64_t bytes, const char* op) {
-    if (bytes <= stream.workspace.bytes) return stream.workspace.address;
-    drop(stream);
-    stream.workspace.address = take(stream.stream, bytes, GATUN_WORKSPACE);
-    if (stream.workspace.address == nullptr) {
+    CudaGraph* graph = stream.capture.get();
+    const Workspace current = graph == nullptr            ? stream.workspace
+                              : graph->workspaces.empty() ? Workspace{}
+                                                          : graph->workspaces.back();
+    if (bytes <= current.bytes) return current.address;
+    if (graph == nullptr)
+      drop(stream);
+    else
+      graph->workspaces.reserve(graph->workspaces.size() + 1);
+    void* address = graph == nullptr ? take(stream.stream, bytes, GATUN_WORKSPACE)
+                                     : take_for_all(bytes, GATUN_WORKSPACE);
+    if (address == nullptr) {
       char message[kMaxMessage];
       memory_.describe_shortage(message, sizeof message, op, bytes);
       throw OutOfMemory(message);
     }
-    stream.workspace.bytes = bytes;
-    return stream.workspace.address;
+    if (graph == nullptr)
+      stream.workspace = {address, bytes};
+    else
+      graph->workspaces.push_back({address, bytes});
+    return address;
   }
   void drop(CudaStream& stream) noexcept {
     if (stream.workspace.address == nullptr) return;

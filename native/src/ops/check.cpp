@@ -136,6 +136,9 @@ Operand Call::resolve(const char* base_name, const gatun_tensor* tensor, View& v
   if (buffer.device != stream_->device)
     fail(GATUN_INVALID_HANDLE, "%s: %s lies in a buffer of another device than the stream's, %s",
          op(), name().text, stream_->device->name);
+  if (Capture* capture = stream_->capture.load(std::memory_order_relaxed);
+      capture != nullptr && buffer.capture != capture)
+    capture->use(handle);
   const int64_t offset = tensor->offset_bytes;
   if (offset < 0 || offset % size != 0)
     error("%s has offset_bytes %lld, a multiple of %lld (%s) from 0 up is wanted", name().text,
@@ -406,7 +409,8 @@ void Call::submit_erased(void* args, double flops, double extra_bytes) {
   if (written_elements_ == 0) return;
   if (injected(Injection::kLaunch))
     fail(GATUN_DEVICE_FAULT, "%s: a failure asked for by GATUN_FAULT", type.name);
-  if (device.profiling.load(std::memory_order_relaxed)) {
+  if (device.profiling.load(std::memory_order_relaxed) &&
+      stream_->capture.load(std::memory_order_relaxed) == nullptr) {
     double bytes = extra_bytes;
     for (int i = 0; i < operands_; ++i) {
       const View& view = *extent(i).view;
@@ -422,6 +426,9 @@ void Call::submit_erased(void* args, double flops, double extra_bytes) {
     profile.flops.fetch_add(flops, std::memory_order_relaxed);
   }
   Failure failure;
+  std::unique_lock<std::mutex> lock;
+  if (Capture* capture = stream_->capture.load(std::memory_order_relaxed))
+    lock = std::unique_lock(capture->submission);
   check(device.driver->submit(stream_->native, op_, args, failure), failure);
 }
 

@@ -42,8 +42,15 @@ struct Task {
 
 }  // namespace
 
+// Tasks in the order in which they were captured.
+struct CUgraph_st {
+  std::vector<std::function<void()>> tasks;
+};
+struct CUgraphExec_st : CUgraph_st {};
+
 struct CUstream_st {
   std::deque<Task> tasks;
+  CUgraph_st* capture = nullptr;  // takes the tasks instead
 };
 struct CUevent_st {
   std::shared_ptr<Event> event = std::make_shared<Event>();
@@ -137,6 +144,10 @@ void enqueue(cudaStream_t stream, Task task) {
   size_t waiting;
   {
     std::lock_guard lock(all.mutex);
+    if (to->capture != nullptr) {
+      to->capture->tasks.push_back(std::move(task.run));
+      return;
+    }
     to->tasks.push_back(std::move(task));
     waiting = to->tasks.size();
   }
@@ -194,6 +205,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidDevice";
     case cudaErrorInvalidResourceHandle:
       return "cudaErrorInvalidResourceHandle";
+    case cudaErrorIllegalState:
+      return "cudaErrorIllegalState";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
   }
@@ -214,6 +227,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid device ordinal";
     case cudaErrorInvalidResourceHandle:
       return "invalid resource handle";
+    case cudaErrorIllegalState:
+      return "the operation cannot be performed in the present state";
     case cudaErrorLaunchFailure:
       return failure_text;
   }
@@ -300,6 +315,41 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     task.record = event->event->recorded;
   }
   enqueue(stream, std::move(task));
+  return cudaSuccess;
+}
+
+// ---- graphs ----
+//
+// Kernels and fills can be captured; an event or a copy to the host cannot be told apart here, the
+// driver keeps them out.
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  std::lock_guard lock(engine().mutex);
+  if (stream == nullptr || stream->capture != nullptr) return result(cudaErrorIllegalState);
+  stream->capture = new CUgraph_st;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  std::lock_guard lock(engine().mutex);
+  if (stream == nullptr || stream->capture == nullptr) return result(cudaErrorIllegalState);
+  *graph = std::exchange(stream->capture, nullptr);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long) {
+  *executable = new CUgraphExec_st{*graph};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  for (const std::function<void()>& task : executable->tasks) enqueue(stream, task);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete executable;
   return cudaSuccess;
 }
 

@@ -20,8 +20,15 @@ final class Canary {
 
     private Canary() {}
 
+    /**
+     * Whether what is allocated on this stream gets them: nothing can be written during a capture.
+     */
+    static boolean on(Stream stream) {
+        return stream.device.canaries && !stream.captures();
+    }
+
     static long allocate(Stream stream, long bytes, Purpose purpose) {
-        if (!stream.device.canaries) {
+        if (!on(stream)) {
             return stream.allocate(bytes, purpose);
         }
         byte[] content = new byte[Math.toIntExact(bytes + BYTES)];

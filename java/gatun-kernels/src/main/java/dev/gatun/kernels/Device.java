@@ -78,10 +78,8 @@ public final class Device implements AutoCloseable {
             MemorySegment info = info(arena);
             this.name = gatun_device_info.name(info).getString(0);
             this.description = gatun_device_info.description(info).getString(0);
-            MemorySegment result = arena.allocate(ValueLayout.JAVA_LONG);
-            Native.check(GatunH.gatun_stream_create(handle, result), "stream_create");
-            this.stream = result.get(ValueLayout.JAVA_LONG, 0);
         }
+        this.stream = Stream.create(this);
         this.transfer = new Stream(this);
     }
 
@@ -347,6 +345,9 @@ public final class Device implements AutoCloseable {
 
     void give(Stream stream) {
         stream.adopt(null);
+        if (stream.captures()) {
+            return;
+        }
         synchronized (idle) {
             idle.push(stream);
         }

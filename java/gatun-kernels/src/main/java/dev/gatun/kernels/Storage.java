@@ -32,9 +32,10 @@ final class Storage {
     private @Nullable Tensor tensors;
     private @Nullable Arena arena;
     private @Nullable String end;
-    private boolean wrapped;
+    private final boolean canary;
 
-    private Storage(Device device, @Nullable Stream home, long buffer, long bytes) {
+    private Storage(Device device, @Nullable Stream home, long buffer, long bytes, boolean canary) {
+        this.canary = canary;
         this.device = device;
         this.home = home;
         this.buffer = buffer;
@@ -43,13 +44,14 @@ final class Storage {
 
     /** Memory for work of this stream; the stream's thread alone may touch it. */
     static Storage of(Stream stream, long bytes, Purpose purpose) {
-        return new Storage(stream.device, stream, Canary.allocate(stream, bytes, purpose), bytes);
+        long buffer = Canary.allocate(stream, bytes, purpose);
+        return new Storage(stream.device, stream, buffer, bytes, Canary.on(stream));
     }
 
     /** Memory that the caller owns and closes. */
     static Storage ofCaller(Device device, long bytes, Purpose purpose) {
         long buffer = device.transfer(stream -> Canary.allocate(stream, bytes, purpose));
-        Storage storage = new Storage(device, null, buffer, bytes);
+        Storage storage = new Storage(device, null, buffer, bytes, device.canaries);
         device.leaks.made(storage);
         return storage;
     }
@@ -63,8 +65,11 @@ final class Storage {
                     "buffer_wrap");
             Storage storage =
                     new Storage(
-                            device, null, result.get(ValueLayout.JAVA_LONG, 0), memory.byteSize());
-            storage.wrapped = true;
+                            device,
+                            null,
+                            result.get(ValueLayout.JAVA_LONG, 0),
+                            memory.byteSize(),
+                            false);
             device.leaks.made(storage);
             return storage;
         }
@@ -162,7 +167,7 @@ final class Storage {
             device.leaks.gone(this);
         }
         if (device.isOpen()) {
-            if (device.canaries && !wrapped) {
+            if (canary) {
                 Canary.check(device, dead, bytes);
             }
             Native.check(GatunH.gatun_buffer_free(dead), "buffer_free");

@@ -14,8 +14,9 @@ import java.lang.foreign.ValueLayout;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The device's stream as one Ops sees it: with what its calls need (argument structs and a staging
- * area, made once) and the thread that it is confined to.
+ * The device's stream as one Ops sees it, or a native one for a {@link Graph}'s capture: with what
+ * its calls need (argument structs and a staging area, made once) and the thread that it is
+ * confined to.
  */
 final class Stream {
     // fits the second-level cache, so that the extra copy on the way to a heap array stays cheap
@@ -30,11 +31,22 @@ final class Stream {
     final MemorySegment adamwArgs;
     final MemorySegment philox;
     private final MemorySegment result;
+    private final long own;
     private @Nullable MemorySegment staging;
     private MemorySegment scratch;
     private @Nullable Thread owner;
 
     Stream(Device device) {
+        this(device, 0);
+    }
+
+    /** A native stream that the caller destroys, whose ops a graph remembers. */
+    static Stream capturing(Device device) {
+        return new Stream(device, create(device));
+    }
+
+    private Stream(Device device, long own) {
+        this.own = own;
         this.device = device;
         this.descriptors = new Descriptors(device.descriptors);
         Arena arena = Arena.ofAuto();
@@ -56,7 +68,7 @@ final class Stream {
     /** The native stream, for the thread that owns it. */
     long handle() {
         check();
-        return device.stream();
+        return own == 0 ? device.stream() : own;
     }
 
     /** Throws unless the calling thread is the owner; a stream without one is guarded by a lock. */
@@ -68,6 +80,19 @@ final class Stream {
                                     + " call adopt() on the new thread once the old one is done")
                             .formatted(expected, Thread.currentThread()));
         }
+    }
+
+    /** A new native stream. */
+    static long create(Device device) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment result = arena.allocate(ValueLayout.JAVA_LONG);
+            Native.check(GatunH.gatun_stream_create(device.handle(), result), "stream_create");
+            return result.get(ValueLayout.JAVA_LONG, 0);
+        }
+    }
+
+    boolean captures() {
+        return own != 0;
     }
 
     void adopt(@Nullable Thread thread) {

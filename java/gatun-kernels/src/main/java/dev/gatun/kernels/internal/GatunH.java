@@ -436,6 +436,12 @@ public class GatunH extends GatunSymbols {
     public static final OfLong gatun_event = GatunH.C_LONG;
     /**
      * {@snippet lang=c :
+     * typedef uint64_t gatun_graph
+     * }
+     */
+    public static final OfLong gatun_graph = GatunH.C_LONG;
+    /**
+     * {@snippet lang=c :
      * typedef uint64_t gatun_buffer
      * }
      */
@@ -1782,6 +1788,248 @@ public class GatunH extends GatunSymbols {
                 traceDowncall("gatun_buffer_read", stream, destination, buffer, offset_bytes, bytes);
             }
             return (int)mh$.invokeExact(stream, destination, buffer, offset_bytes, bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class gatun_graph_begin {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            GatunH.C_INT,
+            GatunH.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("gatun_graph_begin");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_begin(gatun_stream stream)
+     * }
+     */
+    public static FunctionDescriptor gatun_graph_begin$descriptor() {
+        return gatun_graph_begin.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_begin(gatun_stream stream)
+     * }
+     */
+    public static MethodHandle gatun_graph_begin$handle() {
+        return gatun_graph_begin.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_begin(gatun_stream stream)
+     * }
+     */
+    public static MemorySegment gatun_graph_begin$address() {
+        return gatun_graph_begin.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_begin(gatun_stream stream)
+     * }
+     */
+    public static int gatun_graph_begin(long stream) {
+        var mh$ = gatun_graph_begin.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("gatun_graph_begin", stream);
+            }
+            return (int)mh$.invokeExact(stream);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class gatun_graph_end {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            GatunH.C_INT,
+            GatunH.C_LONG,
+            GatunH.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("gatun_graph_end");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_end(gatun_stream stream, gatun_graph *graph)
+     * }
+     */
+    public static FunctionDescriptor gatun_graph_end$descriptor() {
+        return gatun_graph_end.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_end(gatun_stream stream, gatun_graph *graph)
+     * }
+     */
+    public static MethodHandle gatun_graph_end$handle() {
+        return gatun_graph_end.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_end(gatun_stream stream, gatun_graph *graph)
+     * }
+     */
+    public static MemorySegment gatun_graph_end$address() {
+        return gatun_graph_end.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_end(gatun_stream stream, gatun_graph *graph)
+     * }
+     */
+    public static int gatun_graph_end(long stream, MemorySegment graph) {
+        var mh$ = gatun_graph_end.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("gatun_graph_end", stream, graph);
+            }
+            return (int)mh$.invokeExact(stream, graph);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class gatun_graph_launch {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            GatunH.C_INT,
+            GatunH.C_LONG,
+            GatunH.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("gatun_graph_launch");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_launch(gatun_stream stream, gatun_graph graph)
+     * }
+     */
+    public static FunctionDescriptor gatun_graph_launch$descriptor() {
+        return gatun_graph_launch.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_launch(gatun_stream stream, gatun_graph graph)
+     * }
+     */
+    public static MethodHandle gatun_graph_launch$handle() {
+        return gatun_graph_launch.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_launch(gatun_stream stream, gatun_graph graph)
+     * }
+     */
+    public static MemorySegment gatun_graph_launch$address() {
+        return gatun_graph_launch.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_launch(gatun_stream stream, gatun_graph graph)
+     * }
+     */
+    public static int gatun_graph_launch(long stream, long graph) {
+        var mh$ = gatun_graph_launch.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("gatun_graph_launch", stream, graph);
+            }
+            return (int)mh$.invokeExact(stream, graph);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class gatun_graph_destroy {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            GatunH.C_INT,
+            GatunH.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("gatun_graph_destroy");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_destroy(gatun_graph graph)
+     * }
+     */
+    public static FunctionDescriptor gatun_graph_destroy$descriptor() {
+        return gatun_graph_destroy.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_destroy(gatun_graph graph)
+     * }
+     */
+    public static MethodHandle gatun_graph_destroy$handle() {
+        return gatun_graph_destroy.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_destroy(gatun_graph graph)
+     * }
+     */
+    public static MemorySegment gatun_graph_destroy$address() {
+        return gatun_graph_destroy.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * gatun_status gatun_graph_destroy(gatun_graph graph)
+     * }
+     */
+    public static int gatun_graph_destroy(long graph) {
+        var mh$ = gatun_graph_destroy.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("gatun_graph_destroy", graph);
+            }
+            return (int)mh$.invokeExact(graph);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
