@@ -1,5 +1,6 @@
 package dev.gatun.bench;
 
+import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Tape;
@@ -24,8 +25,9 @@ import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
 /**
- * One training step of GPT-2 124M's shape in f32, B = 2, T = 256: forward, backward, clip, AdamW.
- * The peer of {@code bench/peers/pytorch_gpt2.py step}. Prints the device's peak memory at the end.
+ * One training step: forward, backward, clip, AdamW; in f32 and in bf16 beside f32 weights. Of GPT-2
+ * 124M's shape with B = 2, T = 256 (the peer of {@code bench/peers/pytorch_gpt2.py step}), or of the
+ * demo's with B = 4, T = 256 ({@code -p size=demo}). Prints the device's peak memory at the end.
  */
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.SingleShotTime)
@@ -34,13 +36,19 @@ import org.openjdk.jmh.annotations.Warmup;
 @Measurement(iterations = 10)
 @Fork(1)
 public class TrainStepBenchmark {
-    private static final int BATCH = 2;
     private static final int TIME = 256;
-    private static final int VOCABULARY = 50257;
 
     @Param("best")
     public String device;
 
+    @Param({"F32", "BF16"})
+    public DType dtype;
+
+    @Param("124M")
+    public String size;
+
+    private Gpt2Config config;
+    private int batch;
     private Device opened;
     private Gpt2 model;
     private Ops ops;
@@ -51,9 +59,14 @@ public class TrainStepBenchmark {
     @Setup
     public void open() {
         opened = device.equals("best") ? Device.best() : Device.open(device);
-        model =
-                Gpt2.create(
-                        Gpt2Config.of(VOCABULARY, 1024, 12, 12, 768).dropout(0), opened, 1, null);
+        boolean demo = size.equals("demo");
+        config =
+                demo
+                        ? Gpt2Config.of(2048, TIME, 3, 6, 192)
+                        : Gpt2Config.of(50257, 1024, 12, 12, 768);
+        batch = demo ? 4 : 2;
+        model = Gpt2.create(config, opened, 1, null);
+        model.computeIn(dtype);
         ops = opened.ops();
         optimizer =
                 new Optimizer(
@@ -61,8 +74,8 @@ public class TrainStepBenchmark {
                         model.parameters(),
                         TrainingArguments.of("unused").weightDecay(0.1).adam(0.9, 0.95, 1e-8));
         var random = new Random(1);
-        ids = random.ints(BATCH * TIME, 0, VOCABULARY).toArray();
-        targets = random.ints(BATCH * TIME, 0, VOCABULARY).toArray();
+        ids = random.ints(batch * TIME, 0, config.vocabulary()).toArray();
+        targets = random.ints(batch * TIME, 0, config.vocabulary()).toArray();
     }
 
     @Benchmark
@@ -73,8 +86,8 @@ public class TrainStepBenchmark {
             Tensor loss =
                     model.loss(
                             tape,
-                            tape.ids(ids, VOCABULARY, BATCH, TIME),
-                            tape.labels(targets, VOCABULARY, -100, BATCH, TIME),
+                            tape.ids(ids, config.vocabulary(), batch, TIME),
+                            tape.labels(targets, config.vocabulary(), -100, batch, TIME),
                             factor);
             tape.backward(loss);
             var clipped = optimizer.clip(scope, 1);
