@@ -452,6 +452,7 @@ Choice choose(ElementType in, ElementType out, const MatMul& p, int sm_count) {
       aligned(p.preactivation, out, problem.preactivation_stride, p, MatMul::kPreactivation, quad);
   const bool a_aligned = aligned(p.a, in, problem.a_stride, p, MatMul::kA, kUnitBytes);
   const bool b_aligned = aligned(p.b, in, problem.b_stride, p, MatMul::kB, kUnitBytes);
+  problem.a_vectors = a_aligned && !p.transpose_a;
   choice.few_rows = b_aligned && is_few_rows(p);
   if (choice.few_rows) {
     choose_few_rows(in, problem, sm_count);

@@ -57,12 +57,18 @@ __global__ void __launch_bounds__(kFewRowsThreads)
     const int units = (depth + kVec - 1) / kVec;
     for (int i = static_cast<int>(threadIdx.x); i < kRows * units; i += kFewRowsThreads) {
       const int row = i / units, unit = i % units;
-      float v[kVec];
-      UNROLL for (int e = 0; e < kVec; ++e) v[e] =
-          row < p.m && unit * kVec + e < depth
-              ? load_element(a + place_in_a(p, row, static_cast<int>(k) + unit * kVec + e))
-              : 0.f;
-      sts128(shared_address(&shared.a[row][unit]), pack<T>(v));
+      const int left = row < p.m ? depth - unit * kVec : 0;
+      const int first = static_cast<int>(k) + unit * kVec;
+      uint4 words;
+      if (p.a_vectors) {
+        words = load_unit(a + row * p.a_stride + first, left);
+      } else {
+        float v[kVec];
+        UNROLL for (int e = 0; e < kVec; ++e) v[e] =
+            e < left ? load_element(a + place_in_a(p, row, first + e)) : 0.f;
+        words = pack<T>(v);
+      }
+      sts128(shared_address(&shared.a[row][unit]), words);
     }
     __syncthreads();
     for (int unit = lane; unit < units; unit += 32) {

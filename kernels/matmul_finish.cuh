@@ -19,6 +19,7 @@ struct MatMulProblem : MatMul {
   int64_t first_tile;  // of this launch
   int64_t tiles_m, tiles_n;
   int partial_columns;  // n, to a multiple of 4
+  bool a_vectors;       // a is rows of k, 16 bytes of one are one aligned access
   bool out_vectors;     // four columns of out are one aligned access
   bool preactivation_vectors;
 };

@@ -42,10 +42,7 @@ __device__ __forceinline__ void unpack(uint32_t word, float (&v)[1], float) {
   v[0] = as_float(word);
 }
 __device__ __forceinline__ void unpack(uint32_t word, float (&v)[2], __half) {
-  __half2_raw raw;
-  raw.x = static_cast<unsigned short>(word & 0xffffu);
-  raw.y = static_cast<unsigned short>(word >> 16);
-  const float2 pair = __half22float2(__half2(raw));
+  const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
   v[0] = pair.x;
   v[1] = pair.y;
 }
@@ -55,12 +52,12 @@ __device__ __forceinline__ void unpack(uint32_t word, float (&v)[2], __nv_bfloat
 }
 __device__ __forceinline__ uint32_t pack(const float (&v)[1], float) { return as_bits(v[0]); }
 __device__ __forceinline__ uint32_t pack(const float (&v)[2], __half) {
-  const __half2_raw raw = __floats2half2_rn(v[0], v[1]);
-  return raw.x | static_cast<uint32_t>(raw.y) << 16;
+  const __half2 pair = __floats2half2_rn(v[0], v[1]);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 __device__ __forceinline__ uint32_t pack(const float (&v)[2], __nv_bfloat16) {
-  const __nv_bfloat162_raw raw = __floats2bfloat162_rn(v[0], v[1]);
-  return raw.x | static_cast<uint32_t>(raw.y) << 16;
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(v[0], v[1]);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 template <typename T>

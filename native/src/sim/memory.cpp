@@ -51,14 +51,16 @@ bool intact(const unsigned char* data, size_t bytes, long* where) {
 
 }  // namespace
 
-void* allocate(size_t bytes) {
-  void* pages =
-      mmap(nullptr, room_of(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+namespace {
+
+void* allocate_pages(size_t bytes, bool sparse) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (sparse ? MAP_NORESERVE : 0);
+  void* pages = mmap(nullptr, room_of(bytes), PROT_READ | PROT_WRITE, flags, -1, 0);
   if (pages == MAP_FAILED) return nullptr;
   auto* base = static_cast<unsigned char*>(pages);
   unsigned char* data = base + kMargin;
   std::memset(base, kCanary, kMargin);
-  std::memset(data, 0xff, bytes);
+  if (!sparse) std::memset(data, 0xff, bytes);
   std::memset(data + bytes, kCanary, kMargin);
   sanitizer::fence(base, kMargin);
   sanitizer::fence(data + bytes, kMargin);
@@ -68,6 +70,11 @@ void* allocate(size_t bytes) {
   all.bytes += static_cast<int64_t>(bytes);
   return data;
 }
+
+}  // namespace
+
+void* allocate(size_t bytes) { return allocate_pages(bytes, false); }
+void* allocate_sparse(size_t bytes) { return allocate_pages(bytes, true); }
 
 bool release(void* address) {
   Table& all = table();

@@ -254,6 +254,9 @@ void reset_counters();
 
 // Device memory, all bytes 0xFF, with canaries around; null when the host has no more.
 void* allocate(size_t bytes);
+// The same with zeros, of which only the pages that are touched take memory of the host: for
+// offsets beyond 2^31 elements.
+void* allocate_sparse(size_t bytes);
 // False if it is not the start of an allocation.
 bool release(void* address);
 

@@ -200,6 +200,25 @@ void run(const Case& c) {
         "wrote to an operand");
 }
 
+void set_epilogue(Case& c, int which) {
+  c.add = which == 1;
+  c.bias = which >= 2;
+  c.bias_f32 = which == 3 || which == 5;
+  c.gelu = which < 4 ? Gelu::kNone : which == 4 ? Gelu::kTanh : Gelu::kErf;
+  c.preactivation = which >= 4 && pick(2) == 0;
+}
+
+// One of the product of output types, transposes, epilogues and alignments.
+constexpr int kVariants = 2 * 4 * 6 * 2;
+void set_variant(Case& c, int i) {
+  c.out = i % 2 == 0 ? ElementType::kF32 : c.in;
+  c.transpose_a = i / 2 % 2 != 0;
+  c.transpose_b = i / 4 % 2 != 0;
+  set_epilogue(c, i / 8 % 6);
+  c.gap = i / 48 == 0 ? 8 : 3;
+  c.shift = i / 48 == 0 ? 0 : 1;
+}
+
 Case random_case(ElementType in, int64_t m, int64_t n, int64_t k) {
   Case c = {in, pick(2) ? ElementType::kF32 : in, pick(2) == 0, pick(2) == 0, m, n, k};
   if (pick(4) == 0) {
@@ -213,48 +232,253 @@ Case random_case(ElementType in, int64_t m, int64_t n, int64_t k) {
   c.out_gap = kGaps[pick(5)];
   c.out_shift = kShifts[pick(5)];
   c.alpha = pick(2) ? 1.f : -0.375f;
-  switch (pick(4)) {
-    case 0:
-      c.add = true;
-      break;
-    case 1:
-      c.bias = true;
-      break;
-    case 2:
-      c.bias = true;
-      c.gelu = pick(2) ? Gelu::kTanh : Gelu::kErf;
-      c.preactivation = pick(2) == 0;
-      break;
-    default:
-      break;
-  }
-  c.bias_f32 = pick(2) == 0;
+  set_epilogue(c, pick(6));
   const int kCounts[] = {1, 4, 16, 132};
   c.sm_count = kCounts[pick(4)];
   return c;
 }
 
 constexpr ElementType kTypes[] = {ElementType::kF32, ElementType::kF16, ElementType::kBf16};
+constexpr simt::Order kOrders[] = {simt::Order::kForward, simt::Order::kReverse,
+                                   simt::Order::kRandom};
+
+// ---- counters ----
+
+// What m x n x k costs, from the shape and the size of a tile alone.
+struct Ideal {
+  int64_t tile_m, tile_n, tile_k, splits;
+};
+
+int64_t whole(int64_t size, int64_t of) { return (size + of - 1) / of * of; }
+
+simt::Counters counted(Problem& problem) {
+  simt::count_memory(true);
+  simt::reset_counters();
+  problem.launch();
+  const simt::Counters had = simt::counters();
+  simt::count_memory(false);
+  return had;
+}
+
+void equal(const Case& c, const char* what, int64_t had, int64_t wanted) {
+  check(had == wanted, c, "%s: %lld, wanted %lld", what, static_cast<long long>(had),
+        static_cast<long long>(wanted));
+}
+
+// Every mma of the padded shape and no other; no access to shared memory waits for a bank; a is
+// read once a column of tiles, b once a row of tiles, out is written once, all in whole sectors.
+void count_tiles(const Case& c, const Ideal& ideal) {
+  Problem problem(c);
+  const simt::Counters had = counted(problem);
+  const int64_t size = problem.a.size(), out_size = problem.out.size();
+  const int64_t tiles_m = whole(c.m, ideal.tile_m) / ideal.tile_m;
+  const int64_t tiles_n = whole(c.n, ideal.tile_n) / ideal.tile_n;
+  const int64_t k_tiles = whole(c.k, ideal.tile_k) / ideal.tile_k;
+  const bool f32 = c.in == ElementType::kF32;
+  equal(c, "mma", had.mma,
+        tiles_m * ideal.tile_m / 16 * (tiles_n * ideal.tile_n / 8) * (k_tiles * ideal.tile_k / 16) *
+            (f32 ? 6 : 1));
+  equal(c, "bank conflicts of ldmatrix", had.matrix.wavefronts, had.matrix.phases);
+  equal(c, "bank conflicts of copies", had.copy_store.wavefronts, had.copy_store.phases);
+  equal(c, "bank conflicts of loads", had.shared_load.wavefronts, had.shared_load.phases);
+  equal(c, "bank conflicts of stores", had.shared_store.wavefronts, had.shared_store.phases);
+  equal(c, "bytes of a and b", had.copy_load.bytes,
+        tiles_n * c.m * c.k * size + tiles_m * c.k * c.n * size);
+  equal(c, "sectors of a and b", had.copy_load.sectors * 32, had.copy_load.bytes);
+  const int64_t partials = ideal.splits > 1 ? ideal.splits * c.m * c.n * 4 : 0;
+  equal(c, "bytes stored", had.store.bytes, c.m * c.n * out_size + partials);
+  equal(c, "bytes loaded again", had.load.bytes, partials);
+  equal(c, "sectors stored", had.store.sectors * 32, had.store.bytes);
+  equal(c, "barriers", had.barriers, tiles_m * tiles_n * (ideal.splits * 2 + k_tiles));
+}
+
+// b is read once, a once by each block (32 columns, or a line of 128 bytes).
+void count_few_rows(const Case& c) {
+  Problem problem(c);
+  const simt::Counters had = counted(problem);
+  const int64_t size = problem.a.size();
+  const int64_t columns = c.transpose_b ? 32 : 128 / size;
+  equal(c, "mma", had.mma, 0);
+  equal(c, "distinct bytes of a and b", had.distinct_read, (c.m * c.k + c.k * c.n) * size);
+  equal(c, "bytes of a and b", had.load.bytes,
+        (whole(c.n, columns) / columns * c.m * c.k + c.k * c.n) * size);
+  equal(c, "bytes stored", had.store.bytes, c.m * c.n * problem.out.size());
+  equal(c, "sectors of a and b", had.load.sectors * 32, had.load.bytes);
+}
+
+void count() {
+  for (int transposes = 0; transposes < 4; ++transposes) {
+    Case c = {ElementType::kBf16,
+              ElementType::kBf16,
+              transposes % 2 != 0,
+              transposes >= 2,
+              256,
+              512,
+              160};
+    c.sm_count = 1;
+    count_tiles(c, {128, 256, 32, 1});
+    c.m = 240, c.n = 496, c.k = 176, c.out = ElementType::kF32;
+    count_tiles(c, {128, 256, 32, 1});
+    c.m = 64, c.n = 80, c.k = 320;
+    count_tiles(c, {64, 64, 64, 1});
+    c.k = 2048, c.sm_count = 132, c.out = ElementType::kBf16;
+    Problem problem(c);
+    const size_t scratch = matmul_scratch_bytes(c.in, c.out, problem.arguments(), c.sm_count);
+    const auto splits = static_cast<int64_t>(scratch) / (c.m * c.n * 4);
+    check(splits > 1, c, "it is not split");
+    count_tiles(c, {64, 64, 64, splits});
+    c = {ElementType::kF32, ElementType::kF32, transposes % 2 != 0, transposes >= 2, 256, 128, 96};
+    c.sm_count = 1;
+    count_tiles(c, {128, 64, 32, 1});
+  }
+  for (ElementType type : kTypes)
+    for (int64_t m : {1, 8})
+      for (bool transpose_b : {false, true}) {
+        Case c = {type, type, false, transpose_b, m, 320, 256};
+        c.sm_count = 1;
+        count_few_rows(c);
+      }
+}
+
+// ---- what does not spread, does not change, does not wrap ----
+
+// A NaN in a row of a, or a column of b, is in that row or column of out and nowhere else.
+void nan_stays(ElementType in, int64_t m) {
+  Case c = {in, ElementType::kF32, pick(2) == 0, pick(2) == 0, m, 72, 40};
+  Problem problem(c);
+  const int64_t row = pick(static_cast<int>(m)), column = pick(72), k = pick(40);
+  c.transpose_a ? problem.a.set(0, k, row, NAN) : problem.a.set(0, row, k, NAN);
+  c.transpose_b ? problem.b.set(0, column, k, NAN) : problem.b.set(0, k, column, NAN);
+  if (!problem.launch()) return;
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < 72; ++j)
+      if (!check(std::isnan(problem.out.get(0, i, j)) == (i == row || j == column), c,
+                 "NaN in row %lld of a and column %lld of b: out[%lld, %lld] is %g",
+                 static_cast<long long>(row), static_cast<long long>(column),
+                 static_cast<long long>(i), static_cast<long long>(j), problem.out.get(0, i, j)))
+        return;
+}
+
+// 20 runs, blocks in three orders.
+void same_bits(ElementType in, int64_t m, int64_t n, int64_t k) {
+  Case c = {in, ElementType::kF32, false, false, m, n, k};
+  Problem problem(c);
+  std::vector<double> first;
+  const simt::Options before = simt::options();
+  for (unsigned i = 0; i < 20; ++i) {
+    simt::set_options({kOrders[i % 3], seed + i});
+    if (!problem.launch()) break;
+    if (i == 0) first = problem.out.values();
+    if (!check(problem.out.values() == first, c, "other bits in run %u", i)) break;
+  }
+  simt::set_options(before);
+}
+
+// Rows, and products, more than 2^31 elements apart.
+void far_apart(int64_t m, bool transpose_a, bool transpose_b) {
+  constexpr int64_t kFar = (int64_t{1} << 31) + 8;
+  constexpr int64_t kN = 8, kK = 16, kProducts = 2;
+  using T = __nv_bfloat16;
+  Case c = {ElementType::kBf16, ElementType::kBf16, transpose_a, transpose_b, m, kN, kK, kProducts};
+  const int64_t a_rows = transpose_a ? kK : m, b_rows = transpose_b ? kN : kK;
+  const int64_t rows = std::max({a_rows, b_rows, m});
+  const int64_t apart = rows * kFar + 16;
+  std::vector<T*> all;
+  for (int i = 0; i < 3; ++i)
+    all.push_back(
+        static_cast<T*>(simt::allocate_sparse(static_cast<size_t>(kProducts * apart) * sizeof(T))));
+  for (T* p : all)
+    if (!check(p != nullptr, c, "the host lends no address space")) return;
+  T *a = all[0], *b = all[1], *out = all[2];
+  const auto at_a = [&](int64_t p, int64_t i, int64_t k) {
+    return p * apart + (transpose_a ? k * kFar + i : i * kFar + k);
+  };
+  const auto at_b = [&](int64_t p, int64_t k, int64_t j) {
+    return p * apart + (transpose_b ? j * kFar + k : k * kFar + j);
+  };
+  for (int64_t p = 0; p < kProducts; ++p)
+    for (int64_t k = 0; k < kK; ++k) {
+      for (int64_t i = 0; i < m; ++i)
+        a[at_a(p, i, k)] = __float2bfloat16_rn(static_cast<float>(pick(9) - 4));
+      for (int64_t j = 0; j < kN; ++j)
+        b[at_b(p, k, j)] = __float2bfloat16_rn(static_cast<float>(pick(9) - 4));
+    }
+  MatMul args = {};
+  args.a = a;
+  args.b = b;
+  args.out = out;
+  args.a_stride = args.b_stride = args.out_stride = kFar;
+  args.m = static_cast<int>(m);
+  args.n = kN;
+  args.k = kK;
+  args.alpha = 1;
+  args.transpose_a = transpose_a;
+  args.transpose_b = transpose_b;
+  const auto run_products = [&](int64_t first, int64_t count) {
+    MatMul p = args;
+    p.a = a + first * apart;
+    p.b = b + first * apart;
+    p.out = out + first * apart;
+    p.batch.rows = count;
+    p.batch.rank = count > 1 ? 1 : 0;
+    p.batch.shape[0] = count;
+    for (int operand : {MatMul::kA, MatMul::kB, MatMul::kOut}) p.batch.stride[operand][0] = apart;
+    cudaError_t error = matmul(nullptr, c.in, c.out, p, 4);
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    return check(error == cudaSuccess, c, "%s", cudaGetErrorString(error));
+  };
+  // together, and one alone: few rows are a path of their own
+  if (run_products(0, kProducts) && run_products(1, 1)) {
+    for (int64_t p = 0; p < kProducts; ++p)
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = 0; j < kN; ++j) {
+          float sum = 0;
+          for (int64_t k = 0; k < kK; ++k)
+            sum += __bfloat162float(a[at_a(p, i, k)]) * __bfloat162float(b[at_b(p, k, j)]);
+          const float wanted = __bfloat162float(__float2bfloat16_rn(sum));
+          const float had = __bfloat162float(out[p * apart + i * kFar + j]);
+          check(had == wanted, c, "rows 2^31 apart: out[%lld, %lld, %lld] is %g, wanted %g",
+                static_cast<long long>(p), static_cast<long long>(i), static_cast<long long>(j),
+                static_cast<double>(had), static_cast<double>(wanted));
+        }
+  }
+  for (T* p : all) simt::release(p);
+}
 
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc > 1) seed = static_cast<unsigned>(std::strtoul(argv[1], nullptr, 10));
   const bool first = argc > 2 && std::strcmp(argv[2], "first") == 0;
+  const bool all = argc > 2 && std::strcmp(argv[2], "all") == 0;
   std::printf("seed %u\n", seed);
-  constexpr int64_t kSizes[][3] = {{1, 1, 1},     {1, 8, 8},      {8, 64, 64},   {9, 33, 17},
-                                   {16, 16, 16},  {31, 33, 65},   {64, 64, 64},  {65, 63, 129},
-                                   {3, 200, 300}, {128, 256, 32}, {130, 70, 96}, {17, 300, 1023},
-                                   {0, 3, 4},     {3, 0, 4},      {3, 4, 0},     {70, 520, 40}};
-  for (simt::Order order : {simt::Order::kForward, simt::Order::kReverse, simt::Order::kRandom}) {
+  constexpr int64_t kSizes[][3] = {{1, 1, 1},     {1, 8, 8},       {1, 72, 520},  {2, 31, 1023},
+                                   {8, 64, 64},   {9, 33, 17},     {16, 16, 16},  {31, 33, 65},
+                                   {64, 64, 64},  {65, 63, 129},   {3, 200, 300}, {128, 256, 32},
+                                   {130, 70, 96}, {17, 300, 1023}, {0, 3, 4},     {3, 0, 4},
+                                   {3, 4, 0},     {70, 520, 40},   {1024, 2, 3},  {1, 130, 5000}};
+  for (simt::Order order : kOrders) {
     simt::set_options({order, seed});
     generator.seed(seed + static_cast<unsigned>(order));
     for (ElementType in : kTypes)
-      for (const auto& s : kSizes) {
-        run(random_case(in, s[0], s[1], s[2]));
-        if (first && failures > 0) return 1;
-      }
+      for (const auto& s : kSizes)
+        for (int i = 0; i < (all ? kVariants : 1); ++i) {
+          Case c = random_case(in, s[0], s[1], s[2]);
+          if (all) set_variant(c, i);
+          run(c);
+          if (first && failures > 0) return 1;
+        }
+    for (ElementType in : kTypes)
+      for (int64_t m : {3, 70}) nan_stays(in, m);
   }
+  simt::set_options({simt::Order::kForward, seed});
+  count();
+  for (ElementType in : kTypes) {
+    same_bits(in, 70, 40, 700);
+    same_bits(in, 5, 40, 700);
+  }
+  for (int i = 0; i < 4; ++i)
+    for (int64_t m : {2, 17}) far_apart(m, i % 2 != 0, i >= 2);
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }
