@@ -361,7 +361,7 @@ void nan_stays(ElementType in, int64_t m) {
 
 // 20 runs, blocks in three orders.
 void same_bits(ElementType in, int64_t m, int64_t n, int64_t k) {
-  Case c = {in, ElementType::kF32, false, false, m, n, k};
+  const Case c = {in, ElementType::kF32, false, false, m, n, k};
   Problem problem(c);
   std::vector<double> first;
   const simt::Options before = simt::options();
@@ -375,12 +375,14 @@ void same_bits(ElementType in, int64_t m, int64_t n, int64_t k) {
 }
 
 // Rows, and products, more than 2^31 elements apart.
-void far_apart(int64_t m, bool transpose_a, bool transpose_b) {
+void far_apart(int64_t m, int64_t depth, bool transpose_a, bool transpose_b) {
   constexpr int64_t kFar = (int64_t{1} << 31) + 8;
-  constexpr int64_t kN = 8, kK = 16, kProducts = 2;
+  constexpr int64_t kN = 8, kProducts = 2;
   using T = __nv_bfloat16;
-  Case c = {ElementType::kBf16, ElementType::kBf16, transpose_a, transpose_b, m, kN, kK, kProducts};
-  const int64_t a_rows = transpose_a ? kK : m, b_rows = transpose_b ? kN : kK;
+  Case c = {ElementType::kBf16, ElementType::kBf16, transpose_a, transpose_b, m, kN, depth,
+            kProducts};
+  c.sm_count = 132;  // split, where k is long
+  const int64_t a_rows = transpose_a ? depth : m, b_rows = transpose_b ? kN : depth;
   const int64_t rows = std::max({a_rows, b_rows, m});
   const int64_t apart = rows * kFar + 16;
   std::vector<T*> all;
@@ -397,7 +399,7 @@ void far_apart(int64_t m, bool transpose_a, bool transpose_b) {
     return p * apart + (transpose_b ? j * kFar + k : k * kFar + j);
   };
   for (int64_t p = 0; p < kProducts; ++p)
-    for (int64_t k = 0; k < kK; ++k) {
+    for (int64_t k = 0; k < depth; ++k) {
       for (int64_t i = 0; i < m; ++i)
         a[at_a(p, i, k)] = __float2bfloat16_rn(static_cast<float>(pick(9) - 4));
       for (int64_t j = 0; j < kN; ++j)
@@ -410,7 +412,7 @@ void far_apart(int64_t m, bool transpose_a, bool transpose_b) {
   args.a_stride = args.b_stride = args.out_stride = kFar;
   args.m = static_cast<int>(m);
   args.n = kN;
-  args.k = kK;
+  args.k = static_cast<int>(depth);
   args.alpha = 1;
   args.transpose_a = transpose_a;
   args.transpose_b = transpose_b;
@@ -423,7 +425,10 @@ void far_apart(int64_t m, bool transpose_a, bool transpose_b) {
     p.batch.rank = count > 1 ? 1 : 0;
     p.batch.shape[0] = count;
     for (int operand : {MatMul::kA, MatMul::kB, MatMul::kOut}) p.batch.stride[operand][0] = apart;
-    cudaError_t error = matmul(nullptr, c.in, c.out, p, 4);
+    std::vector<float, simt::DeviceAllocator<float>> partials(
+        matmul_scratch_bytes(c.in, c.out, p, c.sm_count) / sizeof(float));
+    p.partials = partials.data();
+    cudaError_t error = matmul(nullptr, c.in, c.out, p, c.sm_count);
     if (error == cudaSuccess) error = cudaDeviceSynchronize();
     return check(error == cudaSuccess, c, "%s", cudaGetErrorString(error));
   };
@@ -433,7 +438,7 @@ void far_apart(int64_t m, bool transpose_a, bool transpose_b) {
       for (int64_t i = 0; i < m; ++i)
         for (int64_t j = 0; j < kN; ++j) {
           float sum = 0;
-          for (int64_t k = 0; k < kK; ++k)
+          for (int64_t k = 0; k < depth; ++k)
             sum += __bfloat162float(a[at_a(p, i, k)]) * __bfloat162float(b[at_b(p, k, j)]);
           const float wanted = __bfloat162float(__float2bfloat16_rn(sum));
           const float had = __bfloat162float(out[p * apart + i * kFar + j]);
@@ -478,7 +483,7 @@ int main(int argc, char** argv) {
     same_bits(in, 5, 40, 700);
   }
   for (int i = 0; i < 4; ++i)
-    for (int64_t m : {2, 17}) far_apart(m, i % 2 != 0, i >= 2);
+    for (int64_t m : {2, 70}) far_apart(m, m == 2 ? 16 : 320, i % 2 != 0, i >= 2);
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }
