@@ -66,8 +66,11 @@ public class OpBenchmark {
     })
     private String op;
 
+    @Param("best")
+    private String device;
+
     private OpCase useCase;
-    private Device device;
+    private Device opened;
     private Ops ops;
     private List<Tensor> operands;
     private long nanos;
@@ -82,12 +85,12 @@ public class OpBenchmark {
                         .orElseThrow(() ->
                                 new IllegalArgumentException(
                                         "no op case " + op + " in " + OpCases.gpt2()));
-        device = Device.best();
-        ops = device.ops();
+        opened = device.equals("best") ? Device.best() : Device.open(device);
+        ops = opened.ops();
         operands = new ArrayList<>();
         double[][] values = useCase.values(SEED);
         for (int i = 0; i < values.length; i++) {
-            operands.add(useCase.operands().get(i).upload(device, values[i]));
+            operands.add(useCase.operands().get(i).upload(opened, values[i]));
         }
     }
 
@@ -111,7 +114,7 @@ public class OpBenchmark {
     public void close() {
         ops.close();
         operands.forEach(Tensor::close);
-        device.close();
+        opened.close();
     }
 
     /** The op alone. */
@@ -129,7 +132,7 @@ public class OpBenchmark {
     @Benchmark
     public void forwardAndBackward() {
         long start = System.nanoTime();
-        try (Tape tape = device.tape()) {
+        try (Tape tape = opened.tape()) {
             for (int i = 0; i < operands.size(); i++) {
                 if (useCase.operands().get(i).trained()) {
                     tape.watch(operands.get(i));

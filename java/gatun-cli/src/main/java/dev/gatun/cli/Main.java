@@ -36,7 +36,14 @@ import picocli.CommandLine.UnmatchedArgumentException;
             "",
             "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."
         },
-        subcommands = {Demo.class, Train.class, Generate.class, Info.class})
+        subcommands = {
+            Demo.class,
+            Train.class,
+            Generate.class,
+            Info.class,
+            GpuCheck.class,
+            Bundle.class
+        })
 final class Main implements Runnable {
     private static final Logger LOG = Logger.getLogger("dev.gatun"); // held, or its level is lost
 

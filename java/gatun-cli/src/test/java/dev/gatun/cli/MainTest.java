@@ -13,7 +13,9 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 class MainTest {
-    private static final String[] VERBS = {"demo", "train", "generate", "info", "bench"};
+    private static final String[] VERBS = {
+        "demo", "train", "generate", "info", "gpu-check", "bundle", "bench"
+    };
 
     @Test
     void withoutArgumentsTheHelpIsShownAsWrongUsage() {
@@ -42,7 +44,7 @@ class MainTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"demo", "train", "generate", "info", "bench"})
+    @ValueSource(strings = {"demo", "train", "generate", "info", "gpu-check", "bundle", "bench"})
     void helpOfEachVerb(String verb) {
         Run run = Run.of(verb, "--help").ok();
         assertThat(run.out()).startsWith("Usage: gatun " + verb).contains("show this text");
@@ -70,7 +72,7 @@ class MainTest {
     @CsvSource(
             delimiter = '|',
             value = {
-                "frob | there is no verb 'frob'; there are demo, train, generate, info, bench",
+                "frob | there is no verb 'frob'; there are demo, train, generate, info, gpu-check, bundle,",
                 "trian | Did you mean train?",
                 "--frob | there is no option '--frob'",
                 "info --jsn | there is no option '--jsn'",

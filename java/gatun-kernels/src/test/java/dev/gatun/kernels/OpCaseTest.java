@@ -44,11 +44,6 @@ class OpCaseTest {
         devices.values().forEach(Device::close);
     }
 
-    /** Buffers are freed by reference count, so a forgotten one shows at once. */
-    private static void nothingLeft(OpCase c, Device device) {
-        assertThat(device.memory().buffers()).as("buffers that %s left", c).isZero();
-    }
-
     static Stream<Arguments> cases() {
         return Cpu.levels().stream()
                 .flatMap(simd -> OpCases.all().stream().map(c -> Arguments.of(simd, c)));
@@ -57,28 +52,7 @@ class OpCaseTest {
     @ParameterizedTest(name = "{0} {1}")
     @MethodSource("cases")
     void agreesWithTheOracle(DeviceOptions.Simd simd, OpCase c) {
-        Device device = devices.get(simd);
-        long seed = SEED + c.toString().hashCode();
-        double[][] values = c.values(seed);
-        double[][] truth = c.oracle().compute(Oracle.EXACT, values);
-        double[][] plain = c.oracle().compute(Oracle.FLOAT, values);
-        List<Tensor> operands = upload(device, c, values);
-        try (Ops ops = device.ops()) {
-            List<Tensor> results = c.forward().run(ops, operands);
-            assertThat(results).hasSize(truth.length);
-            for (int i = 0; i < truth.length; i++) {
-                compare(
-                        c + " result " + i,
-                        seed,
-                        results.get(i),
-                        truth[i],
-                        plain[i],
-                        c.approximation());
-            }
-        } finally {
-            operands.forEach(Tensor::close);
-        }
-        nothingLeft(c, device);
+        OpCheck.againstOracle(devices.get(simd), c, SEED + c.toString().hashCode());
     }
 
     @ParameterizedTest(name = "{0} {1}")
@@ -91,7 +65,7 @@ class OpCaseTest {
         long seed = SEED + c.toString().hashCode();
         double[][] values = c.values(seed);
         SplittableRandom random = new SplittableRandom(seed ^ 1);
-        List<Tensor> operands = upload(device, c, values);
+        List<Tensor> operands = OpCheck.upload(device, c, values);
         double[] dout = null;
         List<double[]> leaves = new ArrayList<>();
         List<double[]> twice = new ArrayList<>();
@@ -99,9 +73,10 @@ class OpCaseTest {
         try {
             forEachTrained(c, operands, Tensor::requireGradient);
             dout = walk(device, c, operands, random, null);
-            forEachTrained(c, operands, t -> leaves.add(floats(t.gradient().orElseThrow())));
+            forEachTrained(
+                    c, operands, t -> leaves.add(OpCheck.floats(t.gradient().orElseThrow())));
             walk(device, c, operands, random, dout);
-            forEachTrained(c, operands, t -> twice.add(floats(t.gradient().orElseThrow())));
+            forEachTrained(c, operands, t -> twice.add(OpCheck.floats(t.gradient().orElseThrow())));
             forEachTrained(c, operands, Tensor::dropGradient);
             // the same operands as intermediates: gradients of their own dtype
             try (Tape tape = device.tape()) {
@@ -110,12 +85,12 @@ class OpCaseTest {
                 forEachTrained(
                         c,
                         operands,
-                        t -> inner.add(tape.gradient(t).map(OpCaseTest::floats).orElse(null)));
+                        t -> inner.add(tape.gradient(t).map(OpCheck::floats).orElse(null)));
             }
         } finally {
             operands.forEach(Tensor::close);
         }
-        nothingLeft(c, device);
+        OpCheck.nothingLeft(device, c);
         double[] weights = dout;
         int trained = 0;
         for (int i = 0; i < values.length; i++) {
@@ -229,62 +204,11 @@ class OpCaseTest {
         return sum;
     }
 
-    static List<Tensor> upload(Device device, OpCase c, double[][] values) {
-        List<Tensor> out = new ArrayList<>();
-        for (int i = 0; i < values.length; i++) {
-            out.add(c.operands().get(i).upload(device, values[i]));
-        }
-        return out;
-    }
-
-    static double[] floats(Tensor t) {
-        if (!t.dtype().floating()) {
-            return Arrays.stream(t.toLongs()).asDoubleStream().toArray();
-        }
-        float[] f = t.toFloats();
-        return IntStream.range(0, f.length).mapToDouble(i -> f[i]).toArray();
-    }
-
     private static void near(String what, int at, double had, double wanted, double tolerance) {
         if (!(Math.abs(had - wanted) <= tolerance)) {
             fail(
                     "%s[%d]: wanted %s, had %s, tolerance %s"
                             .formatted(what, at, wanted, had, tolerance));
-        }
-    }
-
-    /**
-     * The tolerance rule: twice the largest error of plain arithmetic, and 2 ulp of the largest.
-     */
-    static void compare(
-            String what,
-            long seed,
-            Tensor had,
-            double[] truth,
-            double[] plain,
-            double approximation) {
-        double[] got = floats(had);
-        assertThat(got).as(what).hasSize(truth.length);
-        double error = 0;
-        double largest = 0;
-        for (int i = 0; i < truth.length; i++) {
-            if (Double.isFinite(truth[i])) {
-                error = Math.max(error, Math.abs(OpCase.rounded(plain[i], had.dtype()) - truth[i]));
-                largest = Math.max(largest, Math.abs(truth[i]));
-            }
-        }
-        double tolerance =
-                2 * error + 2 * OpCase.ulp(largest, had.dtype()) + approximation * largest;
-        for (int i = 0; i < truth.length; i++) {
-            boolean same =
-                    Double.isFinite(truth[i])
-                            ? Math.abs(got[i] - truth[i]) <= tolerance
-                            : Double.compare(got[i], truth[i]) == 0;
-            if (!same) {
-                fail(
-                        "%s[%d] (seed %d): wanted %s, had %s, tolerance %s"
-                                .formatted(what, i, seed, truth[i], got[i], tolerance));
-            }
         }
     }
 }

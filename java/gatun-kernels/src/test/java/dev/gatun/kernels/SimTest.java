@@ -47,73 +47,14 @@ class SimTest {
     @ParameterizedTest(name = "{0}")
     @MethodSource("cases")
     void agreesWithTheOracle(OpCase c) {
-        long seed = SEED + c.toString().hashCode();
-        double[][] values = c.values(seed);
-        double[][] truth = c.oracle().compute(Oracle.EXACT, values);
-        double[][] plain = c.oracle().compute(Oracle.FLOAT, values);
-        List<Tensor> operands = OpCaseTest.upload(sim, c, values);
-        try (Ops ops = sim.ops()) {
-            List<Tensor> results = c.forward().run(ops, operands);
-            for (int i = 0; i < truth.length; i++) {
-                OpCaseTest.compare(
-                        c + " result " + i,
-                        seed,
-                        results.get(i),
-                        truth[i],
-                        plain[i],
-                        c.approximation());
-            }
-        } finally {
-            operands.forEach(Tensor::close);
-        }
-        assertThat(sim.memory().buffers()).as("buffers that %s left", c).isZero();
+        OpCheck.againstOracle(sim, c, SEED + c.toString().hashCode());
     }
 
     /** The cpu device's gradients were compared with differences of the oracle. */
     @ParameterizedTest(name = "{0}")
     @MethodSource("cases")
     void gradientsAgreeWithTheCpu(OpCase c) {
-        double[][] values = c.values(SEED + c.toString().hashCode());
-        List<double[]> had = gradients(sim, c, values);
-        List<double[]> wanted = gradients(cpu, c, values);
-        double epsilon =
-                switch (c.dtype()) {
-                    case F32 -> 3e-5;
-                    case F16 -> 4e-3;
-                    default -> 3e-2;
-                };
-        assertThat(had).hasSameSizeAs(wanted);
-        for (int i = 0; i < had.size(); i++) {
-            double largest = c.cancelled();
-            for (double x : wanted.get(i)) {
-                largest = Math.max(largest, Math.abs(x));
-            }
-            assertThat(had.get(i))
-                    .as("%s, gradient %d (seed %d)", c, i, SEED)
-                    .containsExactly(wanted.get(i), within(1e-7 + epsilon * largest));
-        }
-        assertThat(sim.memory().buffers()).as("buffers that %s left", c).isZero();
-    }
-
-    private static List<double[]> gradients(Device device, OpCase c, double[][] values) {
-        List<Tensor> operands = OpCaseTest.upload(device, c, values);
-        List<double[]> out = new ArrayList<>();
-        try (Tape tape = device.tape()) {
-            // as intermediates: gradients of their own dtype, which need no op but these
-            operands.forEach(tape::watch);
-            Tensor y = c.forward().run(tape, operands).getFirst();
-            Tensor dy = tape.empty(y.dtype(), y.shape());
-            float[] upstream = new float[(int) y.elements()];
-            for (int i = 0; i < upstream.length; i++) {
-                upstream[i] = (float) ((i * 37 % 64) / 32.0 - 1);
-            }
-            dy.write(upstream);
-            tape.backward(y, dy);
-            operands.forEach(t -> out.add(tape.gradient(t).map(OpCaseTest::floats).orElseThrow()));
-        } finally {
-            operands.forEach(Tensor::close);
-        }
-        return out;
+        OpCheck.gradientsAgainst(cpu, sim, c, SEED + c.toString().hashCode());
     }
 
     @Test
@@ -151,14 +92,14 @@ class SimTest {
         OpCase c = cases().filter(each -> each.dtype() == DType.F32).skip(2).findFirst().get();
         double[][] values = c.values(SEED);
         double[] wanted = c.oracle().compute(Oracle.EXACT, values)[0];
-        List<Tensor> operands = OpCaseTest.upload(sim, c, values);
+        List<Tensor> operands = OpCheck.upload(sim, c, values);
         try (ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor()) {
             List<Future<double[]>> results = new ArrayList<>();
             for (int i = 0; i < 100; i++) {
                 results.add(
                         threads.submit(() -> {
                             try (Ops ops = sim.ops()) {
-                                return OpCaseTest.floats(c.forward().run(ops, operands).getFirst());
+                                return OpCheck.floats(c.forward().run(ops, operands).getFirst());
                             }
                         }));
             }

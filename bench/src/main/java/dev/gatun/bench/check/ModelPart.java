@@ -1,0 +1,251 @@
+package dev.gatun.bench.check;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.gatun.kernels.Device;
+import dev.gatun.kernels.GatunException;
+import dev.gatun.kernels.GlobalNorm;
+import dev.gatun.kernels.Ops;
+import dev.gatun.kernels.Tape;
+import dev.gatun.kernels.Tensor;
+import dev.gatun.trainer.Optimizer;
+import dev.gatun.trainer.TrainingArguments;
+import dev.gatun.transformers.GenerationConfig;
+import dev.gatun.transformers.Gpt2;
+import dev.gatun.transformers.Gpt2Config;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+
+/** A whole model on the device: a tiny GPT-2 as the cpu device has it, then the speed of GPT-2. */
+final class ModelPart {
+    private static final long SEED = 20_261_125;
+    private static final int STEPS = 5;
+
+    private ModelPart() {}
+
+    /** A GPT-2 that trains on one batch of random tokens. */
+    private static final class Training implements AutoCloseable {
+        private final Device device;
+        private final Gpt2 model;
+        private final Ops ops;
+        private final Optimizer optimizer;
+        private final int batch;
+        private final int time;
+        private final int[] ids;
+        private final int[] targets;
+
+        Training(Device device, Gpt2Config config, int batch, int time) {
+            this.device = device;
+            this.batch = batch;
+            this.time = time;
+            model = Gpt2.create(config.dropout(0), device, SEED, null);
+            ops = device.ops();
+            optimizer =
+                    new Optimizer(
+                            ops,
+                            model.parameters(),
+                            TrainingArguments.of("unused").weightDecay(0.1).adam(0.9, 0.95, 1e-8));
+            Random random = new Random(SEED);
+            ids = random.ints((long) batch * time, 0, model.vocabulary()).toArray();
+            targets = random.ints((long) batch * time, 0, model.vocabulary()).toArray();
+        }
+
+        double step() {
+            try (Ops scope = ops.scope();
+                    Tape tape = device.tape()) {
+                Tensor factor = scope.upload(new float[] {1f / ids.length}, 1);
+                Tensor loss =
+                        model.loss(
+                                tape,
+                                tape.ids(ids, model.vocabulary(), batch, time),
+                                tape.labels(targets, model.vocabulary(), -100, batch, time),
+                                factor);
+                tape.backward(loss);
+                GlobalNorm.Norm clipped = optimizer.clip(scope, 1);
+                optimizer.step(scope, 3e-4, clipped.factor());
+                return loss.item();
+            }
+        }
+
+        @Override
+        public void close() {
+            optimizer.close();
+            ops.close();
+            model.close();
+        }
+    }
+
+    /** Losses of a few steps, and the tokens that a model then writes. */
+    private record Run(double[] losses, List<Integer> tokens) {
+        static Run on(Device device) {
+            Gpt2Config config = Gpt2Config.of(263, 64, 2, 4, 64);
+            try (Training training = new Training(device, config, 2, 24)) {
+                double[] losses = new double[STEPS];
+                for (int i = 0; i < STEPS; i++) {
+                    losses[i] = training.step();
+                }
+                List<Integer> tokens = new ArrayList<>();
+                training.model.generate(
+                        new int[] {5, 6, 7},
+                        GenerationConfig.of().greedy().maxNewTokens(16),
+                        tokens::add);
+                return new Run(losses, tokens);
+            }
+        }
+    }
+
+    static void check(Options options, Device device) throws IOException {
+        if (!options.only().isEmpty()) {
+            Speech.notRun("only " + options.only() + " was asked for");
+            return;
+        }
+        Run had;
+        try {
+            had = Run.on(device);
+        } catch (GatunException e) {
+            if (e.status() != GatunException.Status.UNSUPPORTED) {
+                throw e;
+            }
+            Speech.notRun("GPT-2 needs an op that is not there yet: " + Speech.sentence(e));
+            return;
+        }
+        Run wanted;
+        try (Device cpu = Device.open("cpu")) {
+            wanted = Run.on(cpu);
+        }
+        Speech.say("- losses of %d steps: %s".formatted(STEPS, Arrays.toString(had.losses())));
+        Speech.say("- on cpu: %s".formatted(Arrays.toString(wanted.losses())));
+        for (int i = 0; i < STEPS; i++) {
+            // f32 sums in another order: 1e-4 of the loss is several times what they differ by
+            if (!(Math.abs(had.losses()[i] / wanted.losses()[i] - 1) <= 1e-4)) {
+                Speech.wrong(
+                        "loss of step %d: %s, on cpu %s"
+                                .formatted(i + 1, had.losses()[i], wanted.losses()[i]));
+            }
+        }
+        if (had.tokens().equals(wanted.tokens())) {
+            Speech.say("- the same %d greedy tokens".formatted(had.tokens().size()));
+        } else {
+            Speech.wrong("greedy tokens %s, on cpu %s".formatted(had.tokens(), wanted.tokens()));
+        }
+        reference(options, device);
+    }
+
+    /** A model of the reference library's, and the tokens that it writes there. */
+    private static void reference(Options options, Device device) throws IOException {
+        Path fixtures =
+                options.home().resolve("java/gatun-transformers/src/test/resources/fixtures");
+        JsonNode fixture =
+                new ObjectMapper()
+                        .readTree(fixtures.resolve("generation/gpt2-mini.greedy.json").toFile());
+        int[] prompt = ints(fixture.get("input_ids").get(0));
+        List<Integer> wanted =
+                Arrays.stream(ints(fixture.get("sequences").get(0)))
+                        .skip(prompt.length)
+                        .boxed()
+                        .toList();
+        List<Integer> had = new ArrayList<>();
+        try (Gpt2 model = Gpt2.open(fixtures.resolve("models/gpt2-mini"), device)) {
+            model.generate(
+                    prompt, GenerationConfig.of().greedy().maxNewTokens(wanted.size()), had::add);
+        }
+        if (had.equals(wanted)) {
+            Speech.say(
+                    "- gpt2-mini: the %d greedy tokens of the reference library"
+                            .formatted(had.size()));
+        } else {
+            Speech.wrong("gpt2-mini: greedy tokens %s, the reference has %s".formatted(had, wanted));
+        }
+    }
+
+    private static int[] ints(JsonNode array) {
+        int[] all = new int[array.size()];
+        Arrays.setAll(all, i -> array.get(i).asInt());
+        return all;
+    }
+
+    static void speed(Options options, Device device) {
+        if (!options.only().isEmpty()) {
+            Speech.notRun("only " + options.only() + " was asked for");
+            return;
+        }
+        if (options.kind().equals("sim")) {
+            Speech.notRun("the simulator's speed says nothing of a GPU's");
+            return;
+        }
+        boolean gpu = options.kind().equals("cuda");
+        int batch = gpu ? 8 : 2;
+        int time = gpu ? 1024 : 256;
+        int steps = gpu ? 20 : 4;
+        Gpt2Config config = Gpt2Config.of(50257, 1024, 12, 12, 768);
+        try (Training training = new Training(device, config, batch, time)) {
+            device.resetPeak();
+            training.step();
+            training.step();
+            double[] seconds = new double[steps];
+            for (int i = 0; i < steps; i++) {
+                long begun = System.nanoTime();
+                double loss = training.step(); // reads the loss, so it waits
+                seconds[i] = (System.nanoTime() - begun) / 1e9;
+                if (!Double.isFinite(loss)) {
+                    Speech.wrong("the loss of step %d is %s".formatted(i + 1, loss));
+                }
+            }
+            Arrays.sort(seconds);
+            double median = seconds[steps / 2];
+            double tokens = batch * time / median;
+            Speech.say(
+                    ("- training GPT-2 124M, f32, B=%d T=%d: %.1f ms a step, %,.0f tokens/s,"
+                                    + " peak %.2f GB")
+                            .formatted(
+                                    batch,
+                                    time,
+                                    median * 1e3,
+                                    tokens,
+                                    device.memory().peakBytes() / 1e9));
+            Speech.figure(
+                    "gpt2-124m training f32",
+                    Map.of(
+                            "batch",
+                            batch,
+                            "time",
+                            time,
+                            "millis",
+                            median * 1e3,
+                            "tokensPerSecond",
+                            tokens));
+            int most = gpu ? 256 : 24;
+            decode(training.model, 8);
+            long begun = System.nanoTime();
+            decode(training.model, 1);
+            double first = (System.nanoTime() - begun) / 1e9;
+            begun = System.nanoTime();
+            decode(training.model, most);
+            double all = (System.nanoTime() - begun) / 1e9;
+            double rate = (most - 1) / (all - first);
+            Speech.say(
+                    "- decoding with it, batch 1, greedy: first token %.2f ms, then %,.1f tokens/s"
+                            .formatted(first * 1e3, rate));
+            Speech.figure(
+                    "gpt2-124m decode f32",
+                    Map.of("firstTokenMillis", first * 1e3, "tokensPerSecond", rate));
+        } catch (GatunException e) {
+            if (e.status() != GatunException.Status.UNSUPPORTED) {
+                throw e;
+            }
+            Speech.notRun("GPT-2 needs an op that is not there yet: " + Speech.sentence(e));
+        }
+    }
+
+    private static void decode(Gpt2 model, int tokens) {
+        int[] prompt = new Random(1).ints(16, 0, model.vocabulary()).toArray();
+        // no end of text, so that every run is as long as it should be
+        model.generate(
+                prompt, GenerationConfig.of().greedy().maxNewTokens(tokens).endIds(), _ -> {});
+    }
+}
