@@ -70,6 +70,7 @@ public final class Device implements AutoCloseable {
     private final long stream;
     private final Stream transfer;
     private volatile boolean open = true;
+    private volatile boolean profiling;
 
     private Device(long handle, String reason) {
         this.handle = handle;
@@ -225,8 +226,14 @@ public final class Device implements AutoCloseable {
         Native.check(GatunH.gatun_device_wait(handle()), "device_wait");
     }
 
-    /** Starts, from zero, or stops the profile. */
+    /** Whether the profile is being recorded. */
+    public boolean profiling() {
+        return profiling;
+    }
+
+    /** Starts, from zero, or stops the profile; it leaves out what a {@link Graph} runs. */
     public void profile(boolean on) {
+        profiling = on;
         Native.check(GatunH.gatun_profile_enable(handle(), on ? 1 : 0), "profile_enable");
     }
 

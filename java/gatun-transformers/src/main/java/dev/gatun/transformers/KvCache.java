@@ -109,6 +109,11 @@ public final class KvCache implements AutoCloseable {
     /** Counts tokens that all layers have. */
     void advance(Ops ops, int tokens) {
         ops.increment(lengths_B, tokens);
+        launched(tokens);
+    }
+
+    /** What {@link #advance} did when it was captured happens again. */
+    void launched(int tokens) {
         Arrays.setAll(lengths, b -> lengths[b] + tokens);
     }
 

@@ -35,7 +35,8 @@ public final class Models {
     /**
      * As {@link #open(String, Device)}.
      *
-     * @param dtype of the matrices, the activations and the key/value cache; biases and norms are f32
+     * @param dtype of the matrices, the activations and the key/value cache; biases and norms are
+     *     f32
      */
     public static CausalLm open(String folderOrHubId, Device device, DType dtype) {
         return open(find(folderOrHubId, cache()), device, dtype);
