@@ -128,7 +128,8 @@ public final class GpuCheck {
             at = from;
             atWhat = "";
             double already = (System.nanoTime() - begun) / 1e9;
-            Command.Ended ended = PartMain.command(options, part.name(), "--from", String.valueOf(from))
+            Command.Ended ended =
+                    PartMain.command(options, part.name(), "--from", String.valueOf(from))
                             .run(seconds - already, this::listen);
             double all = (System.nanoTime() - begun) / 1e9;
             if (ended.timedOut()) {

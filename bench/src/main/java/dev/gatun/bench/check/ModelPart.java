@@ -159,7 +159,8 @@ final class ModelPart {
                     "- gpt2-mini: the %d greedy tokens of the reference library"
                             .formatted(had.size()));
         } else {
-            Speech.wrong("gpt2-mini: greedy tokens %s, the reference has %s".formatted(had, wanted));
+            Speech.wrong(
+                    "gpt2-mini: greedy tokens %s, the reference has %s".formatted(had, wanted));
         }
     }
 

@@ -161,8 +161,22 @@ record Workload(
                     Arrays.fill(lengths, pages * slots - 1);
                     return List.of(
                             random(device, DType.BF16, random, b, heads, 1, width),
-                            random(device, DType.BF16, random, (long) b * pages, kvHeads, slots, width),
-                            random(device, DType.BF16, random, (long) b * pages, kvHeads, slots, width),
+                            random(
+                                    device,
+                                    DType.BF16,
+                                    random,
+                                    (long) b * pages,
+                                    kvHeads,
+                                    slots,
+                                    width),
+                            random(
+                                    device,
+                                    DType.BF16,
+                                    random,
+                                    (long) b * pages,
+                                    kvHeads,
+                                    slots,
+                                    width),
                             Tensor.of(device, table, b, pages),
                             Tensor.of(device, lengths, b));
                 },
@@ -188,8 +202,7 @@ record Workload(
                                 Tensor.of(device, new long[] {100}),
                                 Tensor.of(device, new float[] {0.5f})),
                 (ops, in) -> {
-                    var entry =
-                            new AdamW.Entry(in.get(0), in.get(1), in.get(2), in.get(3), null);
+                    var entry = new AdamW.Entry(in.get(0), in.get(1), in.get(2), in.get(3), null);
                     ops.adamw(
                             AdamW.Options.DEFAULT,
                             in.get(4),
