@@ -23,7 +23,13 @@ import org.junit.jupiter.params.provider.MethodSource;
 class SimTest {
     private static final long SEED = 20_261_125;
     private static final Set<String> KERNELS =
-            Set.of("layer_norm_forward", "layer_norm_backward", "adamw", "global_norm");
+            Set.of(
+                    "layer_norm_forward",
+                    "layer_norm_backward",
+                    "adamw",
+                    "global_norm",
+                    "matmul",
+                    "bias_backward");
 
     private Device sim;
     private Device cpu;
