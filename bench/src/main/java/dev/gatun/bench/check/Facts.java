@@ -58,6 +58,16 @@ final class Facts {
         return facts;
     }
 
+    /** What the GPU does at this moment. */
+    static String clocks() {
+        return output(
+                        "nvidia-smi",
+                        "--query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu",
+                        "--format=csv,noheader")
+                .map(text -> "SM clock, memory clock, power, temperature: " + text.strip())
+                .orElse("nvidia-smi does not say the clocks");
+    }
+
     /** The commit of a repository, or what the bundle wrote down when it was packed. */
     static String commit(Path home) {
         try {

@@ -2,6 +2,7 @@ package dev.gatun.bench.check;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.GatunException;
 import dev.gatun.kernels.GlobalNorm;
@@ -39,11 +40,12 @@ final class ModelPart {
         private final int[] ids;
         private final int[] targets;
 
-        Training(Device device, Gpt2Config config, int batch, int time) {
+        Training(Device device, Gpt2Config config, DType dtype, int batch, int time) {
             this.device = device;
             this.batch = batch;
             this.time = time;
             model = Gpt2.create(config.dropout(0), device, SEED, null);
+            model.computeIn(dtype);
             ops = device.ops();
             optimizer =
                     new Optimizer(
@@ -82,9 +84,9 @@ final class ModelPart {
 
     /** Losses of a few steps, and the tokens that a model then writes. */
     private record Run(double[] losses, List<Integer> tokens) {
-        static Run on(Device device) {
+        static Run on(Device device, DType dtype) {
             Gpt2Config config = Gpt2Config.of(263, 64, 2, 4, 64);
-            try (Training training = new Training(device, config, 2, 24)) {
+            try (Training training = new Training(device, config, dtype, 2, 24)) {
                 double[] losses = new double[STEPS];
                 for (int i = 0; i < STEPS; i++) {
                     losses[i] = training.step();
@@ -104,36 +106,53 @@ final class ModelPart {
             Speech.notRun("only " + options.only() + " was asked for");
             return;
         }
-        Run had;
-        try {
-            had = Run.on(device);
-        } catch (GatunException e) {
-            if (e.status() != GatunException.Status.UNSUPPORTED) {
-                throw e;
+        for (DType dtype : List.of(DType.F32, DType.BF16)) {
+            try {
+                compare(device, dtype);
+            } catch (GatunException e) {
+                if (e.status() != GatunException.Status.UNSUPPORTED) {
+                    throw e;
+                }
+                Speech.notRun(
+                        "GPT-2 in %s needs an op that is not there yet: %s"
+                                .formatted(dtype, Speech.sentence(e)));
+                return;
             }
-            Speech.notRun("GPT-2 needs an op that is not there yet: " + Speech.sentence(e));
-            return;
         }
+        reference(options, device);
+    }
+
+    private static void compare(Device device, DType dtype) {
+        Run had = Run.on(device, dtype);
         Run wanted;
         try (Device cpu = Device.open("cpu")) {
-            wanted = Run.on(cpu);
+            wanted = Run.on(cpu, dtype);
         }
-        Speech.say("- losses of %d steps: %s".formatted(STEPS, Arrays.toString(had.losses())));
-        Speech.say("- on cpu: %s".formatted(Arrays.toString(wanted.losses())));
+        Speech.say(
+                "- %s, losses of %d steps: %s, on cpu %s"
+                        .formatted(
+                                dtype,
+                                STEPS,
+                                Arrays.toString(had.losses()),
+                                Arrays.toString(wanted.losses())));
+        // sums in another order: several times what the losses differ by for that reason
+        double limit = dtype == DType.F32 ? 1e-4 : 1e-2;
         for (int i = 0; i < STEPS; i++) {
-            // f32 sums in another order: 1e-4 of the loss is several times what they differ by
-            if (!(Math.abs(had.losses()[i] / wanted.losses()[i] - 1) <= 1e-4)) {
+            if (!(Math.abs(had.losses()[i] / wanted.losses()[i] - 1) <= limit)) {
                 Speech.wrong(
-                        "loss of step %d: %s, on cpu %s"
-                                .formatted(i + 1, had.losses()[i], wanted.losses()[i]));
+                        "%s, loss of step %d: %s, on cpu %s"
+                                .formatted(dtype, i + 1, had.losses()[i], wanted.losses()[i]));
             }
         }
         if (had.tokens().equals(wanted.tokens())) {
-            Speech.say("- the same %d greedy tokens".formatted(had.tokens().size()));
-        } else {
+            Speech.say("- %s, the same %d greedy tokens".formatted(dtype, had.tokens().size()));
+        } else if (dtype == DType.F32) {
             Speech.wrong("greedy tokens %s, on cpu %s".formatted(had.tokens(), wanted.tokens()));
+        } else { // a rounding may decide between two tokens that are as likely
+            Speech.say(
+                    "- %s, greedy tokens %s, on cpu %s"
+                            .formatted(dtype, had.tokens(), wanted.tokens()));
         }
-        reference(options, device);
     }
 
     /** A model of the reference library's, and the tokens that it writes there. */
@@ -179,12 +198,27 @@ final class ModelPart {
             Speech.notRun("the simulator's speed says nothing of a GPU's");
             return;
         }
-        boolean gpu = options.kind().equals("cuda");
+        for (DType dtype : List.of(DType.F32, DType.BF16)) {
+            try {
+                speed(device, dtype, options.kind().equals("cuda"));
+            } catch (GatunException e) {
+                if (e.status() != GatunException.Status.UNSUPPORTED) {
+                    throw e;
+                }
+                Speech.notRun(
+                        "GPT-2 in %s needs an op that is not there yet: %s"
+                                .formatted(dtype, Speech.sentence(e)));
+                return;
+            }
+        }
+    }
+
+    private static void speed(Device device, DType dtype, boolean gpu) {
         int batch = gpu ? 8 : 2;
         int time = gpu ? 1024 : 256;
         int steps = gpu ? 20 : 4;
         Gpt2Config config = Gpt2Config.of(50257, 1024, 12, 12, 768);
-        try (Training training = new Training(device, config, batch, time)) {
+        try (Training training = new Training(device, config, dtype, batch, time)) {
             device.resetPeak();
             training.step();
             training.step();
@@ -194,32 +228,25 @@ final class ModelPart {
                 double loss = training.step(); // reads the loss, so it waits
                 seconds[i] = (System.nanoTime() - begun) / 1e9;
                 if (!Double.isFinite(loss)) {
-                    Speech.wrong("the loss of step %d is %s".formatted(i + 1, loss));
+                    Speech.wrong("%s: the loss of step %d is %s".formatted(dtype, i + 1, loss));
                 }
             }
             Arrays.sort(seconds);
             double median = seconds[steps / 2];
             double tokens = batch * time / median;
             Speech.say(
-                    ("- training GPT-2 124M, f32, B=%d T=%d: %.1f ms a step, %,.0f tokens/s,"
+                    ("- training GPT-2 124M, %s, B=%d T=%d: %.1f ms a step, %,.0f tokens/s,"
                                     + " peak %.2f GB")
                             .formatted(
+                                    dtype,
                                     batch,
                                     time,
                                     median * 1e3,
                                     tokens,
                                     device.memory().peakBytes() / 1e9));
             Speech.figure(
-                    "gpt2-124m training f32",
-                    Map.of(
-                            "batch",
-                            batch,
-                            "time",
-                            time,
-                            "millis",
-                            median * 1e3,
-                            "tokensPerSecond",
-                            tokens));
+                    "gpt2-124m training %s B=%d T=%d".formatted(dtype, batch, time),
+                    Map.of("millis", median * 1e3, "tokensPerSecond", tokens));
             int most = gpu ? 256 : 24;
             decode(training.model, 8);
             long begun = System.nanoTime();
@@ -233,13 +260,8 @@ final class ModelPart {
                     "- decoding with it, batch 1, greedy: first token %.2f ms, then %,.1f tokens/s"
                             .formatted(first * 1e3, rate));
             Speech.figure(
-                    "gpt2-124m decode f32",
+                    "gpt2-124m decode " + dtype,
                     Map.of("firstTokenMillis", first * 1e3, "tokensPerSecond", rate));
-        } catch (GatunException e) {
-            if (e.status() != GatunException.Status.UNSUPPORTED) {
-                throw e;
-            }
-            Speech.notRun("GPT-2 needs an op that is not there yet: " + Speech.sentence(e));
         }
     }
 

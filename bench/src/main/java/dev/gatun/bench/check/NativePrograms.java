@@ -32,6 +32,7 @@ final class NativePrograms {
                                     options.kind().equals("cuda") ? ": it needs nvcc" : ""));
             return;
         }
+        plugin(options);
         Set<String> checked = new TreeSet<>();
         List<String> skipped = new ArrayList<>();
         int[] wrong = {0};
@@ -50,8 +51,7 @@ final class NativePrograms {
                                     } else if (line.startsWith("SKIPPED ")) {
                                         skipped.add(line.substring(8));
                                     } else if (line.startsWith("on ")) {
-                                        Speech.say(line);
-                                        Speech.say("");
+                                        Speech.say("- " + line);
                                     }
                                 });
         if (!skipped.isEmpty()) {
@@ -65,6 +65,25 @@ final class NativePrograms {
         all.removeAll(checked);
         if (!all.isEmpty()) {
             Speech.notRun("these wrappers have no check: " + String.join(", ", all));
+        }
+    }
+
+    /** The plugin as libgatun opens it: memory, streams, events, one kernel. */
+    private static void plugin(Options options) throws IOException, InterruptedException {
+        String kind = options.kind();
+        Path folder = options.nativeFolder();
+        List<String> said = new ArrayList<>();
+        Command.Ended ended =
+                Command.of(
+                                folder.resolve("test/" + kind + "_plugin_test").toString(),
+                                folder.resolve("libgatun_" + kind + ".so").toString(),
+                                kind)
+                        .run(LONGEST_SECONDS, said::add);
+        String words = String.join("; ", said);
+        if (ended.code() != 0 || words.startsWith("skipped")) {
+            Speech.wrong("plugin: %s: %s".formatted(ended.sentence(), words));
+        } else {
+            Speech.say("- ok plugin: memory, streams, events and a kernel: " + words);
         }
     }
 

@@ -101,7 +101,7 @@ final class OpsPart {
                     if (e.status() == GatunException.Status.DEVICE_FAULT
                             && options.kind().equals("cuda")) {
                         group.print();
-                        Runtime.getRuntime().halt(Speech.GO_ON);
+                        Speech.goOn();
                     }
                 } catch (AssertionError | RuntimeException e) {
                     Speech.wrong(Speech.sentence(e));

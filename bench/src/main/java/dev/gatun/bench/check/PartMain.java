@@ -63,7 +63,7 @@ final class PartMain {
                 case "ops" -> OpsPart.run(options, device, from, false);
                 case "some-ops" -> OpsPart.run(options, device, from, true);
                 case "model" -> ModelPart.check(options, device);
-                case "timings" -> TimingsPart.run(options, device);
+                case "timings" -> TimingsPart.run(options, device, from);
                 case "speed" -> ModelPart.speed(options, device);
                 case "peers" -> PeersPart.run(options, device);
                 default -> throw new IllegalArgumentException("there is no part " + part);

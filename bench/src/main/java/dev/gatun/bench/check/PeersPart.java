@@ -32,6 +32,7 @@ final class PeersPart {
             cublas(device, ceiling);
         }
         pytorch(options, device, ceiling);
+        Speech.say("Just after: " + Facts.clocks());
     }
 
     private static void cublas(Device device, TimingsPart.Ceiling ceiling) {

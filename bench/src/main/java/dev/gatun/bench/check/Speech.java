@@ -43,6 +43,12 @@ final class Speech {
         say(AT + index + " " + name);
     }
 
+    /** Ends this process, whose GPU no longer answers; the next one goes on behind this item. */
+    static void goOn() {
+        System.out.flush();
+        Runtime.getRuntime().halt(GO_ON); // closing the device would only throw
+    }
+
     /** A measured value; null is left out. */
     static void figure(String name, Map<String, @Nullable Object> values) {
         Map<String, Object> all = new LinkedHashMap<>();

@@ -27,6 +27,9 @@ final class TimingsPart {
     private final double copyGbPerSec; // 0: not known
     private final TreeSet<String> missing = new TreeSet<>();
 
+    private int at; // of all rows
+    private int from; // those before were measured, or killed the process that tried
+
     private TimingsPart(Device device, String only, double cacheBytes, double copyGbPerSec) {
         this.device = device;
         this.only = only;
@@ -55,7 +58,7 @@ final class TimingsPart {
         }
     }
 
-    static void run(Options options, Device device) {
+    static void run(Options options, Device device, int from) {
         Ceiling ceiling = Ceiling.of(options, device);
         if (ceiling.copyGbPerSec() > 0) {
             Speech.say(
@@ -66,8 +69,14 @@ final class TimingsPart {
         if (options.kind().equals("sim")) {
             Speech.say("Simulated: the times say that the way of measuring works, and no more.");
         }
-        new TimingsPart(device, options.only(), ceiling.cacheBytes(), ceiling.copyGbPerSec())
-                .run(options.kind());
+        var part =
+                new TimingsPart(
+                        device, options.only(), ceiling.cacheBytes(), ceiling.copyGbPerSec());
+        part.from = from;
+        part.run(options.kind());
+        if (options.kind().equals("cuda")) {
+            Speech.say("Just after: " + Facts.clocks());
+        }
     }
 
     private void run(String kind) {
@@ -100,6 +109,10 @@ final class TimingsPart {
     }
 
     private void row(String name, String op, double bytes, double flops, Measured work) {
+        if (at++ < from) {
+            return;
+        }
+        Speech.at(at - 1, name);
         double millis;
         try {
             millis = work.millis();
@@ -110,6 +123,10 @@ final class TimingsPart {
                 return;
             }
             Speech.wrong("%s: %s".formatted(name, Speech.sentence(e)));
+            if (e.status() == GatunException.Status.DEVICE_FAULT
+                    && device.name().startsWith("cuda")) {
+                Speech.goOn();
+            }
             return;
         }
         double gbPerSec = bytes / millis / 1e6;
