@@ -15,13 +15,22 @@ import java.util.Map;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
 
-/** {@code gatun bench [JMH-ARGUMENT…]}: the JMH benchmarks, on the JDK that runs this. */
+/**
+ * {@code gatun bench [JMH-ARGUMENT…]}: the JMH benchmarks, on the JDK that runs this. {@code gatun
+ * bench --device sim --counters [PATTERN]}: what the kernels do, counted.
+ */
 @Command(
         name = "bench",
-        customSynopsis = "gatun bench [--device DEVICE] [JMH-ARGUMENT...]",
+        customSynopsis = {
+            "gatun bench [--device DEVICE] [JMH-ARGUMENT...]",
+            "       gatun bench --device sim --counters [PATTERN]"
+        },
         description = {
             "Runs the JMH benchmarks on the JDK that runs this.",
             "The arguments go to JMH as they are: a pattern of benchmark names (default: all), -l to",
@@ -35,6 +44,7 @@ import picocli.CommandLine.Parameters;
             "  ./gatun bench -l",
             "  ./gatun bench CallOverhead -f 1 -wi 3 -i 5",
             "  ./gatun bench --device cuda OpBenchmark",
+            "  ./gatun bench --device sim --counters layer_norm",
         })
 final class Bench implements Callable<Integer> {
     @Parameters(paramLabel = "JMH-ARGUMENT", arity = "0..*", description = "passed on to JMH")
@@ -49,6 +59,17 @@ final class Bench implements Callable<Integer> {
             })
     private @Nullable String device;
 
+    @Option(
+            names = "--counters",
+            description = {
+                "with --device sim, instead of JMH: what each kernel does at the shapes",
+                "of a GPT-2 step (bytes, sectors, bank conflicts, mma), for the op cases",
+                "that match the pattern"
+            })
+    private boolean counters;
+
+    @Spec private CommandSpec spec = CommandSpec.create();
+
     // no -h: that one is JMH's
     @SuppressWarnings("UnusedVariable") // picocli sets it and acts on it
     @Option(names = "--help", usageHelp = true, description = "show this text")
@@ -57,6 +78,14 @@ final class Bench implements Callable<Integer> {
     @Override
     public Integer call() throws IOException, InterruptedException {
         String home = System.getProperty("gatun.home", ".");
+        if (counters) {
+            if (!"sim".equals(device)) {
+                throw new ParameterException(
+                        spec.commandLine(),
+                        "--counters goes with --device sim: only the simulated device counts");
+            }
+            return run(java(home, "dev.gatun.bench.Counters", arguments));
+        }
         if (device == null) {
             return run(java(home, "org.openjdk.jmh.Main", arguments));
         }

@@ -105,6 +105,8 @@ class MainTest {
                 "train --data x --out y --validation-share 0.9 | above 0 and at most 0.2",
                 "generate --model x --prompt y --dtype i8 | there is no dtype 'i8' for weights",
                 "generate --model x | Missing required option: '--prompt=TEXT|-'",
+                "bench --counters | --counters goes with --device sim",
+                "bench --device cpu --counters | --counters goes with --device sim",
                 "generate --model x --prompt y --temperature 0 | --temperature is 0; it must be above",
                 "generate --model x --prompt y --temperature NaN | --temperature is NaN",
                 "generate --model x --prompt y --top-k -1 | --top-k is -1; it must be from 0",

@@ -1,0 +1,75 @@
+package dev.gatun.bench;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import dev.gatun.kernels.Device;
+import dev.gatun.kernels.OpCase;
+import dev.gatun.kernels.OpCases;
+import java.io.ByteArrayOutputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.util.List;
+import java.util.Map;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestInstance;
+
+/** The kernels' traffic against the ideal of their op cases. */
+@TestInstance(TestInstance.Lifecycle.PER_CLASS)
+class CountersTest {
+    private Device sim;
+
+    @BeforeAll
+    void open() {
+        sim = Device.open("sim");
+    }
+
+    @AfterAll
+    void close() {
+        sim.close();
+    }
+
+    private static OpCase named(String name) {
+        return OpCases.gpt2().stream()
+                .filter(c -> c.toString().equals(name))
+                .findFirst()
+                .orElseThrow();
+    }
+
+    /** At most this much more than every operand and result once, forward. */
+    private static final Map<String, Double> MOST_TRAFFIC =
+            // weight and bias are not in the bytes of layer_norm: 2 rows of 1024
+            Map.of("layer_norm f32", 1.003, "layer_norm bf16", 1.003, "linear proj bf16", 1.001);
+
+    @Test
+    void trafficIsTheIdeal() {
+        MOST_TRAFFIC.forEach((name, most) -> {
+            Counters.Counted counted = Counters.count(sim, named(name));
+            assertThat(counted.traffic()).as(name).isBetween(1.0, most);
+            for (SimCounters.Kernel k : counted.forward()) {
+                assertThat(32 * k.sectors())
+                        .as("whole sectors in %s of %s", k.name(), name)
+                        .isEqualTo(k.read() + k.written());
+                assertThat(k.wavefronts())
+                        .as("bank conflicts in %s of %s", k.name(), name)
+                        .isEqualTo(k.phases());
+            }
+        });
+    }
+
+    @Test
+    void theTableNamesCasesKernelsAndWhatHasNone() {
+        ByteArrayOutputStream text = new ByteArrayOutputStream();
+        try (PrintStream out = new PrintStream(text, true, StandardCharsets.UTF_8)) {
+            Counters.table(sim, List.of(named("layer_norm bf16")), out);
+        }
+        assertThat(text.toString(StandardCharsets.UTF_8))
+                .contains(
+                        "layer_norm bf16, forward",
+                        "  layer_norm_forward_rows",
+                        "layer_norm bf16, backward",
+                        "  layer_norm_backward_rows",
+                        "  layer_norm_backward_finish");
+    }
+}
