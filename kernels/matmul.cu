@@ -18,7 +18,7 @@
 //          accumulators -> shared (16 rows of a warp) -> four columns a lane -> global. Operands
 //          that 16-byte copies cannot read (addresses or strides that are no multiple of 16 bytes)
 //          are copied element by element.
-// limits   m, n, k < 2^31 - 1024. f32: an infinity, or more than 3.38e38, makes NaN.
+// limits   m, n, k < 2^31 - 1024. f32: an infinity, or more than 3.39e38, makes NaN.
 // source   multistage ring and raster: ideas from CUTLASS (BSD) and Triton (MIT); f32 by bf16:
 //          Henry, Tang, Heinecke 2019 (arXiv:1904.06376); Ootomo, Yokota 2022 (arXiv:2203.03341).
 // measured not yet on a GPU; compiled for sm_80 and sm_90a without spills (resources.txt), results
