@@ -196,6 +196,7 @@ __global__ void __launch_bounds__(kLossTiles[kTile].threads* kLossTiles[kTile].r
   sums.logits = total[1];
   if (lane == 0) store_loss(p, index, loss_of(p, sums, x_target));
   if (!p.write_gradient) return;
+  if constexpr (kThreads == 32) sync_warp();  // all have read x[target]; others met at a barrier
   const Slope slope = slope_of(p, sums, x_target);
   const int target_word = row.word_of(target);
   each_word([&](int i, uint4 word) { store_slope(row, i, word, slope, target_word, target); });

@@ -12,6 +12,8 @@ void matmul(Context& context, const MatMul& args);
 void bias_backward(Context& context, const BiasBackward& args);
 void layer_norm_forward(Context& context, const LayerNormForward& args);
 void layer_norm_backward(Context& context, const LayerNormBackward& args);
+void argmax(Context& context, const ArgMax& args);
+void sample(Context& context, const Sample& args);
 void cross_entropy(Context& context, const CrossEntropy& args);
 void global_norm(Context& context, const GlobalNorm& args);
 void adamw(Context& context, const AdamW& args);
@@ -22,6 +24,8 @@ inline constexpr Backend kBackend = [] {
   backend.bias_backward = bias_backward;
   backend.layer_norm_forward = layer_norm_forward;
   backend.layer_norm_backward = layer_norm_backward;
+  backend.argmax = argmax;
+  backend.sample = sample;
   backend.cross_entropy = cross_entropy;
   backend.global_norm = global_norm;
   backend.adamw = adamw;

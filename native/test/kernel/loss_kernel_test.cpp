@@ -53,7 +53,7 @@ struct Run {
               : static_cast<int32_t>(any({0, c.columns - 1, c.columns / 2,
                                           static_cast<int64_t>(generator()) % c.columns}));
   }
-  bool operator()(const Case& c) {
+  CrossEntropy arguments(const Case& c) {
     CrossEntropy p = {};
     p.logits = logits.data();
     p.targets = targets.data();
@@ -68,6 +68,10 @@ struct Run {
     p.write_gradient = c.gradient;
     p.accumulate = c.accumulate;
     logits.describe(p.layout, 0);
+    return p;
+  }
+  bool operator()(const Case& c) {
+    const CrossEntropy p = arguments(c);
     expect(cross_entropy_scratch_bytes(p) == static_cast<size_t>(c.rows) * 8, "scratch");
     return expect.ran(c.text(), cross_entropy(nullptr, c.type, p));
   }
@@ -202,6 +206,28 @@ void traffic(ElementType type, int64_t columns, bool gradient, int times) {
          "%s: sectors in part", c.text().c_str());
 }
 
+// Two equal rows more than 2^31 elements apart have equal losses and gradients.
+void far_apart(int64_t columns) {
+  constexpr int64_t kApart = (int64_t{1} << 31) + 24;
+  const Case c = {kBf16, 2, columns, 0, 1, true, false};
+  Run run(c, 0, 0);
+  run.targets = {1, 1};
+  auto* const x = static_cast<__nv_bfloat16*>(
+      simt::allocate_sparse(static_cast<size_t>(kApart + columns) * sizeof(__nv_bfloat16)));
+  for (int64_t i = 0; i < columns; ++i)
+    x[i] = x[kApart + i] = from_float<__nv_bfloat16>(static_cast<float>(run.logits.get(i)));
+  CrossEntropy p = run.arguments(c);
+  p.logits = x;
+  p.layout.stride[0][0] = kApart;
+  if (expect.ran("far apart", cross_entropy(nullptr, kBf16, p))) {
+    expect(run.row_losses[0] > 0 && run.row_losses[0] == run.row_losses[1], "far apart: %g and %g",
+           static_cast<double>(run.row_losses[0]), static_cast<double>(run.row_losses[1]));
+    expect(to_float(x[1]) < 0 && std::memcmp(x, x + kApart, static_cast<size_t>(columns) * 2) == 0,
+           "far apart: gradients");
+  }
+  simt::release(x);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -225,6 +251,8 @@ int main(int argc, char** argv) {
     }
     beyond();
   }
+  far_apart(1000);
+  far_apart(120011);
   traffic(kBf16, 768, true, 1);
   traffic(kBf16, 50257, true, 1);
   traffic(kF32, 50257, true, 1);

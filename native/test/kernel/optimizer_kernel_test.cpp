@@ -214,6 +214,42 @@ void no_step() {
   expect(p.weight.values() == weight && p.m.values() == m && p.v.values() == v, "updated");
 }
 
+// Rows of a gradient more than 2^31 elements apart.
+void far_apart() {
+  constexpr int64_t kApart = (int64_t{1} << 31) + 24, kColumns = 100;
+  auto* const g = static_cast<__nv_bfloat16*>(
+      simt::allocate_sparse(static_cast<size_t>(kApart + kColumns) * sizeof(__nv_bfloat16)));
+  for (int64_t i = 0; i < kColumns; ++i) g[i] = g[kApart + i] = from_float<__nv_bfloat16>(2.f);
+  NormTensor norm = {g, kBf16, kColumns, {2, 1, {2}, {{kApart}}}};
+  Scalar<float> length(-1), factor(-1), rate(0.25f);
+  DeviceVector<double> sums(1);
+  expect.ran("far apart",
+             global_norm(nullptr, &norm, 1, {length.at(), factor.at(), 0, sums.data()}));
+  expect(std::fabs(length.value() - std::sqrt(800.f)) < 1e-5f, "far apart: norm %g",
+         static_cast<double>(length.value()));
+  Parameter p(2, kColumns, kF32, kF16, false, true);
+  const std::vector<double> weight = p.weight.values();
+  for (int64_t i = 0; i < p.m.elements(); ++i) {
+    p.m.set(i, 0);
+    p.v.set(i, 0);
+  }
+  AdamWTensor t = p.tensor();
+  t.gradient = g;
+  t.gradient_type = kBf16;
+  t.decay = 0;
+  t.layout.stride[AdamWTensor::kGradient][0] = kApart;
+  Scalar<int64_t> step(1);
+  DeviceVector<AdamWStep> scratch(1);
+  Faults faults;
+  expect.ran("far apart", adamw(nullptr, &t, 1,
+                                {rate.at(), step.at(), nullptr, 0.9, 0.95, 1e-8, scratch.data(),
+                                 faults.sink()}));
+  for (int64_t i = 0; i < p.weight.elements(); ++i)
+    expect(std::fabs(p.weight.get(i) - (weight[static_cast<size_t>(i)] - 0.25)) < 1e-5,
+           "far apart: weight %lld", static_cast<long long>(i));
+  simt::release(g);
+}
+
 // ---- traffic ----
 
 // Bytes that the definitions ask for; every request's sectors are used whole.
@@ -268,6 +304,7 @@ int main(int argc, char** argv) {
     updates();
     no_step();
   }
+  far_apart();
   simt::count_memory(true);
   traffic();
   return expect.report();

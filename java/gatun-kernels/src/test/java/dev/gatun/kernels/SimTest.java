@@ -7,6 +7,7 @@ import static org.assertj.core.api.Assertions.within;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Set;
+import java.util.SplittableRandom;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
@@ -16,6 +17,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestInstance;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /** The GPU's kernels, executed on the host inside this JVM: the op cases that they cover. */
@@ -29,7 +31,9 @@ class SimTest {
                     "adamw",
                     "global_norm",
                     "matmul",
-                    "bias_backward");
+                    "bias_backward",
+                    "argmax",
+                    "sample");
 
     private Device sim;
     private Device cpu;
@@ -61,6 +65,67 @@ class SimTest {
     @MethodSource("cases")
     void gradientsAgreeWithTheCpu(OpCase c) {
         OpCheck.gradientsAgainst(cpu, sim, c, SEED + c.toString().hashCode());
+    }
+
+    @ParameterizedTest
+    @EnumSource(
+            value = DType.class,
+            names = {"F32", "F16", "BF16"})
+    void drawsTheTokensOfTheCpu(DType dtype) {
+        int rows = 24;
+        int columns = 1031;
+        SplittableRandom random = new SplittableRandom(SEED);
+        float[] values = new float[rows * columns];
+        for (int i = 0; i < values.length; i++) {
+            values[i] = (float) (3 * random.nextGaussian());
+        }
+        for (Sampling sampling :
+                List.of(
+                        Sampling.temperature(0.8),
+                        new Sampling(1, 50, 1, 0),
+                        new Sampling(1, 600, 0.9, 0),
+                        new Sampling(0.7, 0, 0.9, 0),
+                        new Sampling(1.3, 40, 0.5, 0.05))) {
+            List<int[]> tokens = new ArrayList<>();
+            List<float[]> logs = new ArrayList<>();
+            for (Device device : List.of(cpu, sim)) {
+                try (Ops ops = device.ops()) {
+                    Tensor logits = ops.empty(dtype, rows, columns);
+                    logits.write(values);
+                    Tensor chosen = ops.empty(DType.I32, rows);
+                    Tensor logProbabilities = ops.empty(DType.F32, rows);
+                    sampling.drawInto(ops, chosen, logProbabilities, logits, Rng.of(SEED));
+                    tokens.add(chosen.toInts());
+                    logs.add(logProbabilities.toFloats());
+                }
+            }
+            assertThat(tokens.get(1)).as("%s", sampling).containsExactly(tokens.get(0));
+            assertThat(logs.get(1)).containsExactly(logs.get(0), within(1e-5f));
+        }
+    }
+
+    /** What a kernel finds wrong in its data is the sentence of the next wait, as on the cpu. */
+    @Test
+    void kernelsReportWhatIsOutOfRange() {
+        try (Ops ops = sim.ops()) {
+            Tensor logits = ops.empty(DType.F32, 2, 3);
+            logits.write(new float[] {1, 2, 3, Float.NaN, Float.NaN, Float.NaN});
+            Tensor targets = ops.empty(DType.I32, 2);
+            targets.write(new int[] {1, 7});
+            Tensor loss = ops.crossEntropy(logits, targets, CrossEntropy.Options.DEFAULT, null);
+            assertThatThrownBy(loss::toFloats)
+                    .isInstanceOf(GatunException.class)
+                    .hasMessageContaining("target 7 of row 1 is not in [0, 3)");
+            Tensor largest = ops.argmax(logits);
+            assertThatThrownBy(largest::toInts)
+                    .isInstanceOf(GatunException.class)
+                    .hasMessageContaining("all 3 logits of row 1 are NaN");
+            assertThat(largest.toInts()).containsExactly(2, 0);
+            Tensor drawn = ops.sample(logits, Sampling.temperature(1), Rng.of(1));
+            assertThatThrownBy(drawn::toInts)
+                    .isInstanceOf(GatunException.class)
+                    .hasMessageContaining("row 1 has no logit above -infinity");
+        }
     }
 
     @Test
