@@ -301,7 +301,7 @@ std::string run_alone(const char* program, const Broken& broken) {
     dup2(ends[1], 1);
     dup2(ends[1], 2);
     close(ends[0]);
-    setenv("TSAN_OPTIONS", "halt_on_error=1", 1);
+    setenv("TSAN_OPTIONS", "halt_on_error=1:history_size=0", 1);
     setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
     execl(program, program, broken.name, static_cast<char*>(nullptr));
     _exit(127);
