@@ -250,5 +250,97 @@ constexpr int kSampleThreads = 512;
 // What thresholds are sought among: 64 KiB of shared memory, 16 a thread. Beyond top-k of 50 or
 // top-p of 0.9 a language model leaves fewer.
 constexpr int kSampleCandidates = 8192;
+// ---- attention ----
+
+// Four warps: with eight, each has half the rows, and every key fragment feeds half the products
+// (FlashAttention-2 found eight 18 to 28 % slower).
+constexpr int kAttentionWarps = 4;
+constexpr int kAttentionThreads = 32 * kAttentionWarps;
+
+// Head sizes that have kernels; others are padded with zeros to the next one. Multiples of 32: a
+// panel of the swizzled tiles.
+constexpr int kAttentionWidths[] = {32, 64, 96, 128, 256};
+
+constexpr int attention_width(int columns) {
+  for (int width : kAttentionWidths)
+    if (columns <= width) return width;
+  return 0;
+}
+static_assert(attention_width(1) == 32 && attention_width(40) == 64 && attention_width(80) == 96);
+static_assert(attention_width(128) == 128 && attention_width(257) == 0);
+
+struct AttentionTile {
+  int strips;      // of 16 rows that a warp owns
+  int other;       // rows of the tile that passes by: keys, or queries where keys are owned
+  int min_blocks;  // a multiprocessor should hold at once (__launch_bounds__)
+  int rows = strips * 16 * kAttentionWarps;  // that a block owns
+};
+
+// Forward: 128 queries, 64 keys. Two strips a warp, so that a fragment of k or v read from shared
+// memory (256 bytes) feeds two products: with one, shared memory and not the tensor cores would be
+// the limit. At 128 columns the sums of out take 128 registers and the scores 64, which leaves no
+// room for the queries (64): they stay in shared memory beyond 64 columns. At 256 columns the sums
+// of one strip take 128 registers, and 32 keys keep two blocks within 227 KiB.
+template <int kWidth>
+constexpr AttentionTile kAttentionForward = kWidth <= 64    ? AttentionTile{2, 64, 2}
+                                            : kWidth <= 128 ? AttentionTile{2, 32, 2}
+                                                            : AttentionTile{1, 32, 2};
+template <int kWidth>
+constexpr bool kAttentionQueriesInRegisters = kWidth <= 64;
+
+// Backward, gradients of k and v: a block owns keys, queries pass by in two tiles in flight. The
+// sums of dk and dv take 128 registers, scores and their gradients 64 (32 at 128 columns, where 64
+// did not fit). 64 KiB of shared memory at 128 columns: two blocks on an A100, too.
+template <int kWidth>
+constexpr AttentionTile kAttentionKeyGradient = kWidth <= 64    ? AttentionTile{2, 32, 2}
+                                                : kWidth <= 96  ? AttentionTile{1, 64, 2}
+                                                : kWidth <= 128 ? AttentionTile{1, 32, 2}
+                                                                : AttentionTile{1, 32, 1};
+// Its columns of dk and dv in registers; a wider head is split, each part computing all scores.
+template <int kWidth>
+constexpr int kAttentionKeyGradientColumns = kWidth <= 128 ? kWidth : 128;
+
+// Backward, gradient of q: a block owns queries, keys pass by.
+template <int kWidth>
+constexpr AttentionTile kAttentionQueryGradient = kWidth <= 64    ? AttentionTile{2, 32, 2}
+                                                  : kWidth <= 96  ? AttentionTile{1, 64, 2}
+                                                  : kWidth <= 128 ? AttentionTile{1, 32, 2}
+                                                                  : AttentionTile{1, 32, 1};
+
+// The backward pass's statistics of the rows: queries are padded to whole tiles of any size.
+constexpr int kAttentionStatisticRows = 128;
+constexpr int64_t attention_padded_queries(int64_t queries) {
+  return (queries + kAttentionStatisticRows - 1) / kAttentionStatisticRows *
+         kAttentionStatisticRows;
+}
+
+// f32 without tensor cores: 16 x 16 threads, each with a square of the scores of this edge; the
+// backward pass at 256 columns has room for tiles of 32 rows only.
+constexpr int kAttentionPlainThreads = 256;
+template <int kWidth>
+constexpr int kAttentionPlainEdge = kWidth <= 128 ? 4 : 2;
+
+// Decode: 64 keys a tile, two tiles in flight. Few rows (a token's heads of one group): the four
+// warps share 16 rows and each takes 16 of the 64 keys, joined at the end. Many: a warp has 16 rows
+// of its own.
+constexpr int kAttentionDecodeKeys = 64;
+constexpr int attention_decode_rows(int64_t rows, bool tensor_cores) {
+  return tensor_cores && rows > 16 ? 64 : 16;
+}
+
+// Parts into which the keys of a row are split, so that a machine of `sm_count` multiprocessors has
+// two blocks on each; a part has at least two tiles of a full row, and four tiles are never split
+// (the second kernel would cost more than it brings).
+constexpr int attention_decode_splits(int64_t blocks, int64_t capacity, int sm_count) {
+  const int64_t tiles = (capacity + kAttentionDecodeKeys - 1) / kAttentionDecodeKeys;
+  if (tiles <= 4 || blocks < 1) return 1;
+  const int64_t wanted = (2 * sm_count + blocks - 1) / blocks;
+  const int64_t most = tiles / 2 < 128 ? tiles / 2 : 128;
+  return static_cast<int>(wanted < most ? wanted : most);
+}
+static_assert(attention_decode_splits(12, 1024, 132) == 8);
+static_assert(attention_decode_splits(128, 4096, 132) == 3);
+static_assert(attention_decode_splits(1024, 4096, 132) == 1);
+static_assert(attention_decode_splits(1, 256, 132) == 1);
 
 }  // namespace gatun::kernels

@@ -17,6 +17,10 @@ void sample(Context& context, const Sample& args);
 void cross_entropy(Context& context, const CrossEntropy& args);
 void global_norm(Context& context, const GlobalNorm& args);
 void adamw(Context& context, const AdamW& args);
+void attention_forward(Context& context, const AttentionForward& args);
+void attention_backward(Context& context, const AttentionBackward& args);
+void kv_append(Context& context, const KvAppend& args);
+void attention_decode(Context& context, const AttentionDecode& args);
 
 inline constexpr Backend kBackend = [] {
   Backend backend;
@@ -29,6 +33,10 @@ inline constexpr Backend kBackend = [] {
   backend.cross_entropy = cross_entropy;
   backend.global_norm = global_norm;
   backend.adamw = adamw;
+  backend.attention_forward = attention_forward;
+  backend.attention_backward = attention_backward;
+  backend.kv_append = kv_append;
+  backend.attention_decode = attention_decode;
   return backend;
 }();
 
