@@ -1,12 +1,13 @@
-// Layer normalisation with a fused residual, forward and backward.
+// Layer normalisation with a fused residual and dropout, forward and backward.
 //
-// math     sum = x + residual;  y = xhat weight + bias,  xhat = (sum - mean) rstd,
+// math     sum = dropout(x) + residual;  y = xhat weight + bias,  xhat = (sum - mean) rstd,
 //          rstd = 1 / sqrt(var + eps), mean and biased variance over the columns
 //          g = dy weight;  dx = rstd (g - mean_columns(g) - xhat mean_columns(g xhat))
-//          dweight = sum_rows(dy xhat);  dbias = sum_rows(dy)
-// shapes   x, residual, y, sum, dy, dx (rows, columns), any strides between rows; weight, bias,
-//          dweight, dbias (columns); mean, rstd (rows), f32. Storage f32, f16 or bf16, parameters
-//          alike or f32; arithmetic and sums in f32.
+//          dweight = sum_rows(dy xhat);  dbias = sum_rows(dy);  ddropped = dropout(dx)
+//          The dropout is that of philox.h by element index: no mask is stored.
+// shapes   x, residual, y, sum, dy, dx, ddropped (rows, columns), any strides between rows; weight,
+//          bias, dweight, dbias (columns); mean, rstd (rows), f32. Storage f32, f16 or bf16,
+//          parameters alike or f32; arithmetic and sums in f32.
 // tiling   A row belongs to a warp (up to 512 columns), or to a block of 128 (2048) or 512 threads
 //          (8192), chosen by norm_tile() (tiles.h). Each thread loads its 16 values with 16-byte
 //          accesses, once, and keeps them in registers for mean, variance and result. Sums:
@@ -42,15 +43,37 @@ using Backward = LayerNormBackward;
 
 // ---- device helpers ----
 
-// kCount columns of the sum from x and the residual (null: x itself), as it is stored: what the
-// backward pass will see.
+// Dropout of kCount elements from logical index `first` on, rounded as they would be stored: a
+// multiple of 4 elements that start at one, or a single element.
 template <int kCount, typename T>
-__device__ __forceinline__ void load_sum(const T* x, const T* residual, T* sum, int column,
+__device__ __forceinline__ void drop(const DropoutRule& rule, const PhiloxStream& stream,
+                                     int64_t first, float* v) {
+  static_assert(kCount == 1 || kCount % 4 == 0, "whole blocks of random words");
+  const auto one = [&](uint32_t word, float x) {
+    // not to be fused with the addition that follows
+    return rule.keeps(word) ? rounded<T>(__fmul_rn(x, rule.scale)) : 0.f;
+  };
+  if constexpr (kCount == 1) {
+    v[0] = one(stream.word(static_cast<uint64_t>(first)), v[0]);
+  } else {
+    UNROLL for (int block = 0; block < kCount / 4; ++block) {
+      const PhiloxBlock words = stream.words(static_cast<uint64_t>(first) / 4 + block);
+      UNROLL for (int i = 0; i < 4; ++i) v[4 * block + i] = one(words.word[i], v[4 * block + i]);
+    }
+  }
+}
+
+// kCount columns of the sum from x and the residual (null: x itself), as it is stored: what the
+// backward pass will see. `first` is the logical index of the row's first element.
+template <int kCount, typename T>
+__device__ __forceinline__ void load_sum(const Forward& p, const PhiloxStream& stream, const T* x,
+                                         const T* residual, T* sum, int64_t first, int column,
                                          float* v) {
   load_values<kCount>(x + column, v);
   if (residual == nullptr) return;
   float r[kCount];
   load_values<kCount>(residual + column, r);
+  if (p.drops) drop<kCount, T>(p.rule, stream, first + column, v);
   UNROLL for (int i = 0; i < kCount; ++i) v[i] = rounded<T>(v[i] + r[i]);
   store_values<kCount>(sum + column, v);
 }
@@ -70,20 +93,33 @@ __device__ __forceinline__ void store_y(T* y, const W* weight, const W* bias, in
   store_values<kCount>(y + column, result);
 }
 
-// dx of kCount columns; dx may be where dy was.
+// dx of kCount columns, left in `gradient` as it is stored; dx may be where dy was.
 template <int kCount, typename T>
-__device__ __forceinline__ void store_dx(T* dx, bool add, int column, const float* gradient,
+__device__ __forceinline__ void store_dx(T* dx, bool add, int column, float* gradient,
                                          const float* xhat, float rstd, float g_mean,
                                          float gx_mean) {
-  float result[kCount];
-  UNROLL for (int i = 0; i < kCount; ++i) result[i] =
+  UNROLL for (int i = 0; i < kCount; ++i) gradient[i] =
       (gradient[i] - g_mean - xhat[i] * gx_mean) * rstd;
   if (add) {
     float old[kCount];
     load_values<kCount>(dx + column, old);
-    UNROLL for (int i = 0; i < kCount; ++i) result[i] += old[i];
+    UNROLL for (int i = 0; i < kCount; ++i) gradient[i] += old[i];
   }
-  store_values<kCount>(dx + column, result);
+  store_values<kCount>(dx + column, gradient);
+  UNROLL for (int i = 0; i < kCount; ++i) gradient[i] = rounded<T>(gradient[i]);
+}
+
+// ddropped of kCount columns from their dx.
+template <int kCount, typename T>
+__device__ __forceinline__ void store_dropped(const Backward& p, const PhiloxStream& stream,
+                                              T* ddropped, int64_t first, int column, float* dx) {
+  drop<kCount, T>(p.rule, stream, first + column, dx);
+  if (p.add_ddropped) {
+    float old[kCount];
+    load_values<kCount>(ddropped + column, old);
+    UNROLL for (int i = 0; i < kCount; ++i) dx[i] += old[i];
+  }
+  store_values<kCount>(ddropped + column, dx);
 }
 
 template <typename T>
@@ -111,6 +147,7 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
   int phase = 0;
   const int lane = static_cast<int>(threadIdx.x) % kThreads;
   const float scale = 1.f / static_cast<float>(p.columns);
+  const PhiloxStream stream = p.philox.stream();
   const int64_t step = int64_t{gridDim.x} * kRows;
   for (int64_t row = int64_t{blockIdx.x} * kRows + threadIdx.x / kThreads; row < p.layout.rows;
        row += step) {
@@ -123,7 +160,7 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
     UNROLL for (int k = 0; k < kPacks; ++k) {
       const int column = (k * kThreads + lane) * kVec;
       if (column < p.columns) {
-        load_sum<kVec>(x, residual, sum, column, v[k]);
+        load_sum<kVec>(p, stream, x, residual, sum, row * p.columns, column, v[k]);
         UNROLL for (int i = 0; i < kVec; ++i) total[0] += v[k][i];
       }
     }
@@ -155,13 +192,14 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
 
 // Rows of any length, kVec columns at a time, read again for each pass.
 template <typename T, typename W, int kVec>
-__global__ void __launch_bounds__(kNormLoopThreads)
+__global__ void __launch_bounds__(kNormLoopThreads, kNormLoopBlocks)
     layer_norm_forward_loop(const __grid_constant__ Forward p) {
   SMEM(ForwardShared<kNormLoopThreads>, shared);
   int phase = 0;
   const int first = static_cast<int>(threadIdx.x) * kVec;
   constexpr int kStep = kNormLoopThreads * kVec;
   const float scale = 1.f / static_cast<float>(p.columns);
+  const PhiloxStream stream = p.philox.stream();
   for (int64_t row = blockIdx.x; row < p.layout.rows; row += gridDim.x) {
     const T* x = static_cast<const T*>(p.x) + row_offset(p.layout, Forward::kX, row);
     const T* residual =
@@ -171,7 +209,7 @@ __global__ void __launch_bounds__(kNormLoopThreads)
     float total[1] = {0.f};
     // the column after the last may pass 2^31
     for (int64_t column = first; column < p.columns; column += kStep) {
-      load_sum<kVec>(x, residual, sum, static_cast<int>(column), v);
+      load_sum<kVec>(p, stream, x, residual, sum, row * p.columns, static_cast<int>(column), v);
       UNROLL for (int i = 0; i < kVec; ++i) total[0] += v[i];
     }
     group_sum<kNormLoopThreads>(total, shared.parts, phase);
@@ -290,6 +328,14 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
         store_dx<kVec>(dx, p.add_dx, column, gradient[k], xhat[k], rstd, sums[0] * scale,
                        sums[1] * scale);
     }
+    if (p.ddropped == nullptr) continue;
+    const PhiloxStream stream = p.philox.stream();
+    T* ddropped = static_cast<T*>(p.ddropped) + row_offset(p.layout, Backward::kDdropped, row);
+    UNROLL for (int k = 0; k < kPacks; ++k) {
+      const int column = (k * kThreads + lane) * kVec;
+      if (column < p.columns)
+        store_dropped<kVec>(p, stream, ddropped, row * p.columns, column, gradient[k]);
+    }
   }
   if (p.partials == nullptr) return;
   float* partial = p.partials + int64_t{blockIdx.x} * 2 * p.columns;
@@ -303,7 +349,7 @@ struct LoopShared {
 
 // dx of rows of any length.
 template <typename T, typename W, int kVec>
-__global__ void __launch_bounds__(kNormLoopThreads)
+__global__ void __launch_bounds__(kNormLoopThreads, kNormLoopBlocks)
     layer_norm_backward_loop(const __grid_constant__ Backward p) {
   SMEM(LoopShared, shared);
   int phase = 0;
@@ -340,6 +386,13 @@ __global__ void __launch_bounds__(kNormLoopThreads)
       load(column, xhat, gradient);
       store_dx<kVec>(dx, p.add_dx, static_cast<int>(column), gradient, xhat, rstd, sums[0] * scale,
                      sums[1] * scale);
+    }
+    if (p.ddropped == nullptr) continue;
+    const PhiloxStream stream = p.philox.stream();
+    T* ddropped = static_cast<T*>(p.ddropped) + row_offset(p.layout, Backward::kDdropped, row);
+    for (int64_t column = first; column < p.columns; column += kStep) {
+      load_values<kVec>(dx + column, gradient);  // each thread reads back what it wrote itself
+      store_dropped<kVec>(p, stream, ddropped, row * p.columns, static_cast<int>(column), gradient);
     }
   }
 }
@@ -436,7 +489,8 @@ bool aligned(ElementType type, const Backward& p) {
   return static_cast<size_t>(p.columns) * size % 16 == 0 && aligned(p.weight) &&
          aligned_rows(p.x, size, p.layout, Backward::kX) &&
          aligned_rows(p.dy, size, p.layout, Backward::kDy) &&
-         aligned_rows(p.dx, size, p.layout, Backward::kDx);
+         aligned_rows(p.dx, size, p.layout, Backward::kDx) &&
+         aligned_rows(p.ddropped, size, p.layout, Backward::kDdropped);
 }
 
 constexpr int64_t kMaxGrid = INT_MAX;  // of the x dimension; rows beyond it are looped over

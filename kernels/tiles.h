@@ -29,6 +29,7 @@ constexpr int kNormTileCount = sizeof kNormTiles / sizeof kNormTiles[0];
 // Longer rows, and rows that 16-byte loads cannot read, are walked in a loop and read again from
 // the cache by each pass.
 constexpr int kNormLoopThreads = 256;
+constexpr int kNormLoopBlocks = 4;  // a multiprocessor should hold: 64 registers a thread
 constexpr int kNormLoop = kNormTileCount;
 
 // The tile for rows of this length: an index into kNormTiles, or kNormLoop.
@@ -48,7 +49,7 @@ static_assert(norm_tile(64, false) == kNormLoop);
 constexpr int64_t norm_backward_blocks(int64_t rows, int tile, int sm_count) {
   const int64_t rows_at_once = tile == kNormLoop ? 1 : kNormTiles[tile].rows;
   const int64_t resident =
-      int64_t{sm_count} * (tile == kNormLoop ? 4 : kNormTiles[tile].min_blocks);
+      int64_t{sm_count} * (tile == kNormLoop ? kNormLoopBlocks : kNormTiles[tile].min_blocks);
   const int64_t useful = (rows + 8 * rows_at_once - 1) / (8 * rows_at_once);
   return resident < useful ? resident : useful;
 }

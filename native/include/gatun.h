@@ -321,28 +321,35 @@ GATUN_API gatun_status gatun_bias_backward(gatun_stream stream, const gatun_tens
 
 /* ---- Ops: normalisation -------------------------------------------------------------------- */
 
-/* Layer normalisation (Ba et al. 2016, arXiv:1607.06450) with a fused residual:
- *   sum = x + residual (x itself without one);  y = (sum - mean) * rstd * weight + bias
+/* Layer normalisation (Ba et al. 2016, arXiv:1607.06450) with a fused residual and dropout:
+ *   sum = dropout(x) + residual (x itself without one);  y = (sum - mean) * rstd * weight + bias
  * over the last dimension D, variance biased, rstd = 1 / sqrt(var + eps), eps >= 0.
  * y, sum, x, residual: [.., D] of one dtype; weight, bias: [D] of that dtype or f32; bias may be
  * null. mean, rstd: f32 [..] for the backward pass, null in inference. sum is null exactly when
- * residual is. sum may be x or residual. */
+ * residual is. sum may be x or residual. p > 0 drops elements of x as gatun_dropout with this
+ * philox would, to the bit; it wants a residual. philox may be null for p = 0. */
 GATUN_API gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor* y,
                                                 const gatun_tensor* sum, const gatun_tensor* mean,
                                                 const gatun_tensor* rstd, const gatun_tensor* x,
                                                 const gatun_tensor* residual,
                                                 const gatun_tensor* weight,
-                                                const gatun_tensor* bias, double eps);
+                                                const gatun_tensor* bias, double eps, double p,
+                                                const gatun_philox* philox);
 
 /* Gradients with x = the forward's normalised input (its `sum` when there was a residual; the
  * residual's gradient equals dx). Gradient destinations, in accumulate order: dx [.., D],
- * dweight [D], dbias [D]; dweight and dbias f32 or the dtype of weight. dx may be dy. */
+ * dweight [D], dbias [D], ddropped [.., D]; dweight and dbias f32 or the dtype of weight. ddropped
+ * is the gradient of an x that the forward pass dropped: dx, after any accumulation, dropped with
+ * the same p and philox. It wants dx, and is null where p = 0. dx may be dy. */
 GATUN_API gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor* dx,
                                                  const gatun_tensor* dweight,
-                                                 const gatun_tensor* dbias, const gatun_tensor* dy,
-                                                 const gatun_tensor* x, const gatun_tensor* mean,
+                                                 const gatun_tensor* dbias,
+                                                 const gatun_tensor* ddropped,
+                                                 const gatun_tensor* dy, const gatun_tensor* x,
+                                                 const gatun_tensor* mean,
                                                  const gatun_tensor* rstd,
-                                                 const gatun_tensor* weight, uint32_t accumulate);
+                                                 const gatun_tensor* weight, double p,
+                                                 const gatun_philox* philox, uint32_t accumulate);
 
 /* ---- Ops: embedding ------------------------------------------------------------------------ */
 

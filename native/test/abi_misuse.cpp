@@ -592,19 +592,31 @@ void describe_functions() {
         c.add(type, {6});
         c.add(type, {6}, true);
         c.real[0] = 1e-5;
+        if (fused && pick(2) != 0) {
+          c.real[1] = 0.1;
+          c.random();
+        }
       },
       [](Call& c) {
         return gatun_layer_norm_forward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
                                         c.tensor[3], c.tensor[4], c.tensor[5], c.tensor[6],
-                                        c.tensor[7], c.real[0]);
+                                        c.tensor[7], c.real[0], c.real[1], c.philox_pointer);
       });
   op(
       "layer_norm_backward",
       [](Call& c) {
         const int32_t type = float_type();
-        c.add(type, {3, 6}, true);
+        const bool drops = pick(2) != 0;
+        c.add(type, {3, 6}, !drops);
         c.add(type, {6}, true);
         c.add(type, {6}, true);
+        if (drops) {
+          c.add(type, {3, 6});
+          c.real[0] = 0.1;
+          c.random();
+        } else {
+          c.tensor[c.tensors++] = nullptr;
+        }
         c.add(type, {3, 6});
         c.add(type, {3, 6});
         c.add(GATUN_F32, {3});
@@ -614,7 +626,8 @@ void describe_functions() {
       [](Call& c) {
         return gatun_layer_norm_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
                                          c.tensor[3], c.tensor[4], c.tensor[5], c.tensor[6],
-                                         c.tensor[7], c.mask);
+                                         c.tensor[7], c.tensor[8], c.real[0], c.philox_pointer,
+                                         c.mask);
       });
   op(
       "embedding_forward",

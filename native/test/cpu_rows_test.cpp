@@ -594,12 +594,21 @@ void test_layer_norm(const Backend& backend, int threads) {
     bias.random(0.3);
     const int64_t rows = x.size() / n;
     const int alias = static_cast<int>(generator() % 3);  // sum is x, residual, or neither
+    const double p = with_residual && generator() % 2 ? 0.3 : 0;
+    const Philox philox{generator(), 7, 1, {}};
+    const auto dropped = [&](size_t i, double value) {
+      return word_uniform(philox, 0, i) >= p
+                 ? static_cast<double>(static_cast<float>(value) * static_cast<float>(1 / (1 - p)))
+                 : 0;
+    };
     std::vector<double> input = x.values();
     if (with_residual)
-      for (size_t i = 0; i < input.size(); ++i)
+      for (size_t i = 0; i < input.size(); ++i) {
+        const double value = p > 0 ? rounded(dtype, dropped(i, input[i])) : input[i];
         input[i] = rounded(
-            dtype, static_cast<double>(static_cast<float>(input[i]) +
+            dtype, static_cast<double>(static_cast<float>(value) +
                                        static_cast<float>(residual.get(static_cast<int64_t>(i)))));
+      }
     Tensor dy(dtype, shape, gaps);
     dy.random(0.5);
     const std::vector<double> no_bias;
@@ -615,7 +624,7 @@ void test_layer_norm(const Backend& backend, int threads) {
     backend.layer_norm_forward(context, {y.view(), total_view, with_statistics ? mean.view() : none,
                                          with_statistics ? rstd.view() : none, x.view(),
                                          with_residual ? residual.view() : none, weight.view(),
-                                         with_bias ? bias.view() : none, eps});
+                                         with_bias ? bias.view() : none, eps, p, philox});
     check("layer_norm_forward y", y, truth.y, plain.y, truth.y_size);
     if (with_residual) check_exact("layer_norm_forward sum", total, input);
     if (with_statistics) {
@@ -629,11 +638,13 @@ void test_layer_norm(const Backend& backend, int threads) {
     }
     Tensor in(dtype, shape, gaps);
     for (int64_t i = 0; i < in.size(); ++i) in.set(i, input[static_cast<size_t>(i)]);
-    const uint32_t accumulate = static_cast<uint32_t>(generator() % 8);
+    const uint32_t accumulate = static_cast<uint32_t>(generator() % 16);
     const bool in_place = !(accumulate & 1) && generator() % 2;
     Tensor dx(dtype, shape, gaps), dweight(weight_dtype, {n}),
-        dbias(generator() % 2 ? weight_dtype : static_cast<int32_t>(GATUN_F32), {n});
+        dbias(generator() % 2 ? weight_dtype : static_cast<int32_t>(GATUN_F32), {n}),
+        ddropped(dtype, shape, !gaps);
     dx.random();
+    ddropped.random();
     dweight.random();
     dbias.random();
     const auto plus = [](auto gradient, const std::vector<double>& old) {
@@ -646,16 +657,25 @@ void test_layer_norm(const Backend& backend, int threads) {
     };
     const std::vector<double> dx0 = start(dx, 1), dweight0 = start(dweight, 2),
                               dbias0 = start(dbias, 4);
-    Tensor dx_again = dx, dweight_again = dweight, dbias_again = dbias, dy_kept = dy;
+    Tensor dx_again = dx, dweight_again = dweight, dbias_again = dbias, ddropped_again = ddropped,
+           dy_kept = dy;
     const int missing = static_cast<int>(generator() % 6);
-    const auto backward = [&](Tensor& into, Tensor& dw, Tensor& db, Tensor& upstream) {
+    const bool drops = p > 0 && missing != 0;
+    const auto backward = [&](Tensor& into, Tensor& dw, Tensor& db, Tensor& dd, Tensor& upstream) {
       backend.layer_norm_backward(
-          context, {missing == 0 ? none : into.view(), missing == 1 ? none : dw.view(),
-                    missing == 2 ? none : db.view(), upstream.view(), in.view(), mean.view(),
-                    rstd.view(), weight.view(), accumulate});
+          context,
+          {missing == 0 ? none : into.view(), missing == 1 ? none : dw.view(),
+           missing == 2 ? none : db.view(), drops ? dd.view() : none, upstream.view(), in.view(),
+           mean.view(), rstd.view(), weight.view(), drops ? p : 0, philox, accumulate});
     };
     Tensor& into = in_place ? dy : dx;
-    backward(into, dweight, dbias, dy);
+    const std::vector<double> ddropped0 = start(ddropped, 8);
+    backward(into, dweight, dbias, ddropped, dy);
+    if (drops) {
+      std::vector<double> wanted = into.values();
+      for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = dropped(i, wanted[i]) + ddropped0[i];
+      check("layer_norm_backward ddropped", ddropped, wanted, as<float>(wanted));
+    }
     if (missing != 0)
       check("layer_norm_backward dx", into, plus(truth.dx, dx0), plus(plain.dx, dx0),
             truth.dx_size);
@@ -665,10 +685,11 @@ void test_layer_norm(const Backend& backend, int threads) {
     if (missing != 2)
       check("layer_norm_backward dbias", dbias, plus(truth.dbias, dbias0),
             plus(plain.dbias, dbias0), truth.parameter_size);
-    backward(in_place ? dy_kept : dx_again, dweight_again, dbias_again, dy_kept);
+    backward(in_place ? dy_kept : dx_again, dweight_again, dbias_again, ddropped_again, dy_kept);
     ++checks;
     if ((in_place ? dy_kept : dx_again).memory != into.memory ||
-        dweight_again.memory != dweight.memory || dbias_again.memory != dbias.memory)
+        ddropped_again.memory != ddropped.memory || dweight_again.memory != dweight.memory ||
+        dbias_again.memory != dbias.memory)
       report("layer_norm_backward: a second run gave other bits");
   }
 }

@@ -39,6 +39,9 @@ void layer_norm_forward(Context& context, const LayerNormForward& args) {
   p.rstd = args.rstd.as<float>();
   p.columns = columns_of(op, args.x);
   p.eps = static_cast<float>(args.eps);
+  p.drops = args.p > 0;
+  p.rule = dropout_rule(args.p);
+  p.philox = philox_source(args.philox);
   p.layout =
       row_layout(args.x, {&args.x, &args.residual, &args.y, &args.sum, &args.mean, &args.rstd});
   check_launch(op, kernels::layer_norm_forward(stream_of(context), element_type(args.x.dtype),
@@ -51,6 +54,7 @@ void layer_norm_backward(Context& context, const LayerNormBackward& args) {
   p.dx = args.dx.data;
   p.dweight = args.dweight.data;
   p.dbias = args.dbias.data;
+  p.ddropped = args.ddropped.data;
   p.dy = args.dy.data;
   p.x = args.x.data;
   p.mean = args.mean.as<float>();
@@ -61,8 +65,12 @@ void layer_norm_backward(Context& context, const LayerNormBackward& args) {
   p.add_dx = adds(args.accumulate, 0);
   p.add_dweight = adds(args.accumulate, 1);
   p.add_dbias = adds(args.accumulate, 2);
+  p.add_ddropped = adds(args.accumulate, 3);
+  p.rule = dropout_rule(args.p);
+  p.philox = philox_source(args.philox);
   p.columns = columns_of(op, args.x);
-  p.layout = row_layout(args.x, {&args.dx, &args.dy, &args.x, &args.mean, &args.rstd});
+  p.layout =
+      row_layout(args.x, {&args.dx, &args.dy, &args.x, &args.mean, &args.rstd, &args.ddropped});
   const kernels::ElementType type = element_type(args.x.dtype);
   const kernels::ElementType parameters = element_type(args.weight.dtype);
   const int sm_count = multiprocessors();

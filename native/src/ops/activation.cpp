@@ -50,7 +50,7 @@ gatun_status gatun_dropout(gatun_stream stream, const gatun_tensor* y_, const ga
     const Operand x = call.source("x", x_, args.x);
     call.floating({x});
     call.same(y, x);
-    if (!(p >= 0 && p < 1)) call.error("p is %g, a probability in [0, 1) is wanted", p);
+    call.probability(p);
     call.philox(philox, args.philox);
     call.mask(accumulate, 1);
     call.may_be(y, x);

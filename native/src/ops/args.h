@@ -89,9 +89,13 @@ struct BiasBackward {
 struct LayerNormForward {
   View y, sum, mean, rstd, x, residual, weight, bias;
   double eps;
+  double p;  // 0: no dropout, and no philox
+  Philox philox;
 };
 struct LayerNormBackward {
-  View dx, dweight, dbias, dy, x, mean, rstd, weight;
+  View dx, dweight, dbias, ddropped, dy, x, mean, rstd, weight;
+  double p;  // of ddropped
+  Philox philox;
   uint32_t accumulate;
 };
 

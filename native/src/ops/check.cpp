@@ -286,6 +286,10 @@ void Call::finite(const char* name, double value) {
   if (!std::isfinite(value)) error("%s is %g, a finite number is wanted", name, value);
 }
 
+void Call::probability(double p) {
+  if (!(p >= 0 && p < 1)) error("p is %g, a probability in [0, 1) is wanted", p);
+}
+
 void Call::mask(uint32_t accumulate, int count) {
   if (accumulate >> count != 0)
     error("accumulate is 0x%x, only the lowest %d bit%s have a meaning here", accumulate, count,

@@ -119,6 +119,8 @@ class Call {
   // Everything of `like` but its last dimension.
   void rows(const Operand& operand, const Operand& like);
   void finite(const char* name, double value);
+  // p of a dropout.
+  void probability(double p);
   // Only the first `count` bits may be set.
   void mask(uint32_t accumulate, int count);
   // Elements in order without gaps.

@@ -15,6 +15,7 @@
 
 namespace {
 
+using namespace gatun;
 using namespace gatun::kernels;
 
 unsigned seed = 20261125;
@@ -131,6 +132,20 @@ void compare(const char* what, const Case& c, const Matrix& had, double size, Tr
     }
 }
 
+template <typename Truth>
+void same_bits(const char* what, const Case& c, const Matrix& had, Truth truth) {
+  ++checks;
+  for (int64_t r = 0; r < had.rows; ++r)
+    for (int64_t i = 0; i < had.columns; ++i)
+      if (had.get(r, i) != truth(r, i)) {
+        if (++failures <= 20)
+          std::fprintf(stderr, "FAILED (seed %u) %s %s [%lld,%lld]: had %.9g, wanted %.9g\n", seed,
+                       what, c.text().c_str(), static_cast<long long>(r), static_cast<long long>(i),
+                       had.get(r, i), truth(r, i));
+        return;
+      }
+}
+
 void unchanged(const char* what, const Case& c, const Matrix& m,
                const std::vector<unsigned char>& before) {
   ++checks;
@@ -175,13 +190,29 @@ void run(const Case& c) {
   dy.random(0.5, 0);
   dx.random(1, 0);
 
+  const DropoutRule rule = dropout_rule(0.3);
+  std::vector<int64_t, simt::DeviceAllocator<int64_t>> step(1, 5);
+  const PhiloxSource philox = {generator(), step.data(), 9, 2};
+  const bool drops = c.residual && generator() % 2;
+  // a dropped value as f32 and as it is stored
+  const auto dropped = [&](int64_t r, int64_t i, double value) {
+    const uint32_t word = philox.stream().word(static_cast<uint64_t>(r * c.columns + i));
+    return word >> 8 >= rule.threshold ? static_cast<float>(value) * rule.scale : 0.f;
+  };
+  const auto stored_as = [&](float value) {
+    return c.type == ElementType::kF32   ? value
+           : c.type == ElementType::kF16 ? __half2float(__float2half_rn(value))
+                                         : __bfloat162float(__float2bfloat16_rn(value));
+  };
+
   std::vector<double> input(static_cast<size_t>(c.rows * c.columns)), means, rstds;
   for (int64_t r = 0; r < c.rows; ++r) {
     double total = 0, squares = 0;
     for (int64_t i = 0; i < c.columns; ++i) {
       if (c.residual) {
         sum.set(r, i,
-                static_cast<double>(static_cast<float>(x.get(r, i)) +
+                static_cast<double>((drops ? stored_as(dropped(r, i, x.get(r, i)))
+                                           : static_cast<float>(x.get(r, i))) +
                                     static_cast<float>(residual.get(r, i))));
         input[static_cast<size_t>(r * c.columns + i)] = sum.get(r, i);
         sum.set(r, i, NAN);
@@ -217,6 +248,11 @@ void run(const Case& c) {
     f.residual = residual.data;
     f.sum = stored.data;
   }
+  if (drops) {
+    f.drops = true;
+    f.rule = rule;
+    f.philox = philox;
+  }
   f.columns = static_cast<int>(c.columns);
   f.eps = 1e-5f;
   f.layout.rows = c.rows;
@@ -245,7 +281,7 @@ void run(const Case& c) {
   compare("mean", c, mean, size, [&](int64_t r, int64_t) { return means[static_cast<size_t>(r)]; });
   compare("rstd", c, rstd, size * largest_rstd,
           [&](int64_t r, int64_t) { return rstds[static_cast<size_t>(r)]; });
-  if (c.residual) compare("sum", c, stored, 0, in);
+  if (c.residual) same_bits("sum", c, stored, in);
   unchanged("y", c, y, y_before);
   unchanged("sum", c, stored, sum_before);
   unchanged("mean", c, mean, mean_before);
@@ -267,12 +303,18 @@ void run(const Case& c) {
   b.add_dx = !over_dy && generator() % 2;
   b.add_dweight = generator() % 2;
   b.add_dbias = generator() % 2;
+  b.add_ddropped = generator() % 2;
   const int missing = static_cast<int>(generator() % 5);
-  std::vector<double> upstream, old_dx, old_dweight, old_dbias;
+  // rows apart from each other unlike those of dx
+  Matrix ddropped(c.type, c.rows, c.columns, inner, gap == 0 ? 0 : gap + 32, c.misaligned);
+  ddropped.random(1, 0);
+  const auto ddropped_before = ddropped.outside();
+  std::vector<double> upstream, old_dx, old_dweight, old_dbias, old_ddropped;
   for (int64_t r = 0; r < c.rows; ++r)
     for (int64_t i = 0; i < c.columns; ++i) {
       upstream.push_back(dy.get(r, i));
       old_dx.push_back(b.add_dx ? dx.get(r, i) : 0);
+      old_ddropped.push_back(b.add_ddropped ? ddropped.get(r, i) : 0);
     }
   for (int64_t i = 0; i < c.columns; ++i) {
     old_dweight.push_back(b.add_dweight ? dweight.get(0, i) : 0);
@@ -282,6 +324,11 @@ void run(const Case& c) {
   b.dx = missing == 0 ? nullptr : into.data;
   b.dweight = missing == 1 ? nullptr : dweight.data;
   b.dbias = missing == 2 ? nullptr : dbias.data;
+  if (drops && missing != 0) {
+    b.ddropped = ddropped.data;
+    b.rule = rule;
+    b.philox = philox;
+  }
   b.dy = dy.data;
   b.x = normalised.data;
   b.mean = reinterpret_cast<float*>(mean.data);
@@ -295,6 +342,7 @@ void run(const Case& c) {
   b.layout.shape[0] = f.layout.shape[0];
   b.layout.shape[1] = f.layout.shape[1];
   describe(b.layout, LayerNormBackward::kDx, into);
+  describe(b.layout, LayerNormBackward::kDdropped, ddropped);
   describe(b.layout, LayerNormBackward::kDy, dy);
   describe(b.layout, LayerNormBackward::kX, normalised);
   describe(b.layout, LayerNormBackward::kMean, mean);
@@ -329,6 +377,15 @@ void run(const Case& c) {
       return old_dx[static_cast<size_t>(r * c.columns + i)] +
              rstds[row] * (g(r, i) * weight.get(0, i) - g_means[row] - xhat(r, i) * gx_means[row]);
     });
+  if (b.ddropped != nullptr)
+    same_bits("ddropped", c, ddropped, [&](int64_t r, int64_t i) {
+      const float value = stored_as(dropped(r, i, into.get(r, i)));
+      return static_cast<double>(stored_as(
+          b.add_ddropped
+              ? value + static_cast<float>(old_ddropped[static_cast<size_t>(r * c.columns + i)])
+              : value));
+    });
+  unchanged("ddropped", c, ddropped, ddropped_before);
   const double column_size = size * 2 * static_cast<double>(c.rows);
   if (missing != 1)
     compare("dweight", c, dweight, column_size, [&](int64_t, int64_t i) {

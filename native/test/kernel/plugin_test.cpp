@@ -63,7 +63,9 @@ void test_device(Driver& driver, Memory& memory) {
                         {},
                         w,
                         {},
-                        1e-5};
+                        1e-5,
+                        0,
+                        {}};
   must("record", driver.record(start, stream, failure), failure);
   must("submit", driver.submit(stream, Op::layer_norm_forward, &args, failure), failure);
   must("record", driver.record(end, stream, failure), failure);

@@ -1,6 +1,4 @@
 // GELU in both forms, and dropout.
-#include <cstring>
-
 #include "cpu/dispatch.h"
 #include "cpu/level/backend.h"
 #include "cpu/level/gelu.h"
@@ -47,32 +45,10 @@ void gelu_gradient(Context& context, const GeluBackward& args) {
 template <typename T>
 void drop(Context& context, const Dropout& args) {
   const PhiloxStream stream = philox_stream(args.philox);
-  const bool add = adds(args.accumulate, 0);
   const DropoutRule rule = dropout_rule(args.p);
-  const int32_t threshold = static_cast<int32_t>(rule.threshold);
-  const auto kept = [&](vu word, vf x) {
-    return select((vi)(word >> 8) >= threshold, x * rule.scale, splat(0.f));
-  };
+  const bool add = adds(args.accumulate, 0);
   each_run(context, {&args.y, &args.x}, [&](const int64_t(&at)[2], int64_t n, int64_t index) {
-    T* run_y = args.y.as<T>() + at[0];
-    const T* run_x = args.x.as<T>() + at[1];
-    each_word_run(stream, index, n, [&](int64_t begin, int64_t part, uint32_t* words, int skipped) {
-      T* y = run_y + begin;
-      const T* x = run_x + begin;
-      words += skipped;
-      each_vector(
-          part,
-          [&](int64_t i) {
-            const vf value = kept(load_words(words + i), load(x + i));
-            store(y + i, add ? load(y + i) + value : value);
-          },
-          [&](int64_t i, int count) {
-            uint32_t rest[kLanes] = {};
-            std::memcpy(rest, words + i, sizeof(uint32_t) * static_cast<size_t>(count));
-            const vf value = kept(load_words(rest), load_first(x + i, count));
-            store_first(y + i, add ? load_first(y + i, count) + value : value, count);
-          });
-    });
+    drop_run(stream, rule, index, n, args.x.as<T>() + at[1], args.y.as<T>() + at[0], add);
   });
 }
 

@@ -5,12 +5,14 @@
 // row stays in the first-level cache between them, so memory sees each operand once.
 //
 // Backward, with xhat = (x - mean) rstd and g = dy weight:
-//   dx = rstd (g - mean_D(g) - xhat mean_D(g xhat)),  dweight = sum dy xhat,  dbias = sum dy.
+//   dx = rstd (g - mean_D(g) - xhat mean_D(g xhat)),  dweight = sum dy xhat,  dbias = sum dy;
+//   ddropped = dropout(dx) with the numbers of the forward pass.
 #include <cmath>
 #include <cstring>
 
 #include "cpu/dispatch.h"
 #include "cpu/level/backend.h"
+#include "cpu/level/random.h"
 #include "cpu/level/rows.h"
 #include "cpu/level/vec.h"
 
@@ -65,6 +67,32 @@ View row_statistic(const View& statistic, const View& x) {
   View none;
   none.rank = std::max(0, x.rank - 1);
   return none;
+}
+
+// sum = dropout(x) + residual for the row that starts at logical index `index`. The dropped value
+// is rounded as an op of its own would store it. sum may be x or residual.
+template <typename T>
+void add_dropped(const PhiloxStream& stream, const DropoutRule& rule, int64_t index, int64_t n,
+                 T* sum, const T* x, const T* residual) {
+  each_word_run(stream, index, n, [&](int64_t begin, int64_t count, uint32_t* words, int skipped) {
+    T* out = sum + begin;
+    words += skipped;
+    each_vector(
+        count,
+        [&](int64_t i) {
+          const vf other = load(residual + begin + i);
+          store(out + i, dropped(rule, load_words(words + i), load(x + begin + i)));
+          store(out + i, load(out + i) + other);
+        },
+        [&](int64_t i, int rest) {
+          const vf other = load_first(residual + begin + i, rest);
+          store_first(
+              out + i,
+              dropped(rule, load_first_words(words + i, rest), load_first(x + begin + i, rest)),
+              rest);
+          store_first(out + i, load_first(out + i, rest) + other, rest);
+        });
+  });
 }
 
 template <typename T>
@@ -235,18 +263,27 @@ void layer_norm_forward(Context& context, const LayerNormForward& args) {
   const View mean = row_statistic(args.mean, args.x);
   const View rstd = row_statistic(args.rstd, args.x);
   const Rows<6> rows({&args.x, &args.y, &sum, &residual, &mean, &rstd}, Merge::kKeepLast);
+  const bool drops = args.p > 0;
+  const PhiloxStream stream = philox_stream(args.philox);
+  const DropoutRule rule = dropout_rule(args.p);
   with_float(args.x.dtype, [&]<typename T>() {
-    parallel_parts(
-        context, rows.count, 1, rows.elements() < kSerialElements / 2,
-        [&](int64_t begin, int64_t end) {
-          rows.walk_rows(begin, end, [&](const int64_t(&at)[6], int64_t) {
-            normalise_row(
-                args.y.as<T>() + at[1], with_residual ? sum.as<T>() + at[2] : nullptr,
-                args.mean ? args.mean.as<float>() + at[4] : nullptr,
-                args.rstd ? args.rstd.as<float>() + at[5] : nullptr, args.x.as<T>() + at[0],
-                with_residual ? args.residual.as<T>() + at[3] : nullptr, weight, bias, n, args.eps);
-          });
-        });
+    parallel_parts(context, rows.count, 1, rows.elements() < kSerialElements / 2,
+                   [&](int64_t begin, int64_t end) {
+                     rows.walk_rows(begin, end, [&](const int64_t(&at)[6], int64_t row) {
+                       const T* x = args.x.as<T>() + at[0];
+                       const T* other = with_residual ? args.residual.as<T>() + at[3] : nullptr;
+                       T* total = with_residual ? sum.as<T>() + at[2] : nullptr;
+                       if (drops) {
+                         add_dropped(stream, rule, row * n, n, total, x, other);
+                         x = total;
+                         other = nullptr;
+                       }
+                       normalise_row(args.y.as<T>() + at[1], total,
+                                     args.mean ? args.mean.as<float>() + at[4] : nullptr,
+                                     args.rstd ? args.rstd.as<float>() + at[5] : nullptr, x, other,
+                                     weight, bias, n, args.eps);
+                     });
+                   });
   });
 }
 
@@ -265,7 +302,10 @@ void layer_norm_backward(Context& context, const LayerNormBackward& args) {
   const bool wants_dbias = static_cast<bool>(args.dbias);
   const bool wants_parameters = wants_dweight || wants_dbias;
   const View& dx = args.dx ? args.dx : args.x;
-  const Rows<5> rows({&args.x, &dx, &args.dy, &args.mean, &args.rstd}, Merge::kKeepLast);
+  const View& ddropped = args.ddropped ? args.ddropped : args.x;
+  const Rows<6> rows({&args.x, &dx, &args.dy, &args.mean, &args.rstd, &ddropped}, Merge::kKeepLast);
+  const PhiloxStream stream = philox_stream(args.philox);
+  const DropoutRule rule = dropout_rule(args.p);
   const int64_t rows_each = (count + threads - 1) / threads;
   const bool serial = count * n < kSerialElements / 2;
   const int parts = serial ? 1 : threads;
@@ -278,7 +318,7 @@ void layer_norm_backward(Context& context, const LayerNormBackward& args) {
     with_float(args.x.dtype, [&]<typename T>() {
       for (int64_t first = begin; first < end; first += kRowBlock) {
         rows.walk_rows(first, std::min(end, first + kRowBlock),
-                       [&](const int64_t(&at)[5], int64_t) {
+                       [&](const int64_t(&at)[6], int64_t row) {
                          const T* x = args.x.as<T>() + at[0];
                          const T* dy = args.dy.as<T>() + at[2];
                          const float mean = args.mean.as<float>()[at[3]];
@@ -291,6 +331,9 @@ void layer_norm_backward(Context& context, const LayerNormBackward& args) {
                          if (args.dx)
                            differentiate_row(args.dx.as<T>() + at[1], dy, x, mean, rest, rstd,
                                              weight, n, adds(args.accumulate, 0));
+                         if (args.ddropped)
+                           drop_run(stream, rule, row * n, n, args.dx.as<T>() + at[1],
+                                    ddropped.as<T>() + at[5], adds(args.accumulate, 3));
                        });
         if (!wants_parameters) continue;
         for (int64_t i = 0; i < 2 * width; ++i) {

@@ -97,6 +97,39 @@ inline vu load_words(const uint32_t* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
+inline vu load_first_words(const uint32_t* p, int n) {
+  uint32_t words[kLanes] = {};
+  std::memcpy(words, p, sizeof(uint32_t) * static_cast<size_t>(n));
+  return load_words(words);
+}
 inline vf uniform(vu words) { return __builtin_convertvector((vi)(words >> 8), vf) * 0x1p-24f; }
+
+// Dropout by the words of the elements.
+inline vf dropped(const DropoutRule& rule, vu words, vf x) {
+  return select((vi)(words >> 8) >= static_cast<int32_t>(rule.threshold), x * rule.scale,
+                splat(0.f));
+}
+
+// y (+)= dropout of the n elements of x that start at logical index `index`. y may be x.
+template <typename T>
+inline void drop_run(const PhiloxStream& stream, const DropoutRule& rule, int64_t index, int64_t n,
+                     const T* x, T* y, bool add) {
+  each_word_run(stream, index, n, [&](int64_t begin, int64_t count, uint32_t* words, int skipped) {
+    const T* from = x + begin;
+    T* to = y + begin;
+    words += skipped;
+    each_vector(
+        count,
+        [&](int64_t i) {
+          const vf value = dropped(rule, load_words(words + i), load(from + i));
+          store(to + i, add ? load(to + i) + value : value);
+        },
+        [&](int64_t i, int rest) {
+          const vf value =
+              dropped(rule, load_first_words(words + i, rest), load_first(from + i, rest));
+          store_first(to + i, add ? load_first(to + i, rest) + value : value, rest);
+        });
+  });
+}
 
 }  // namespace gatun::cpu::GATUN_LEVEL

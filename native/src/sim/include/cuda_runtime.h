@@ -7,6 +7,7 @@
 #include "cuda_runtime_api.h"
 
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
+inline float __fmul_rn(float a, float b) { return a * b; }
 
 template <typename T>
 constexpr T min(T a, T b) {

@@ -17,9 +17,7 @@ public final class Dropout {
 
     /** Drops elements of x with probability p while recording. */
     public static Tensor forward(Ops ops, Tensor x, double p) {
-        if (!(p >= 0 && p < 1)) {
-            throw new IllegalArgumentException("dropout: wanted p in [0, 1), had " + p);
-        }
+        check("dropout", p);
         x.valued();
         if (!ops.recording() || p == 0) {
             return x;
@@ -38,20 +36,33 @@ public final class Dropout {
                     new @Nullable Tensor[] {rng.step()},
                     () -> {
                         Tensor dy = tape.arrived(y);
-                        Tape.Destination dx = tape.destinationAlike(x);
-                        if (dy != null && dx.wanted()) {
-                            Native.check(
-                                    GatunH.gatun_dropout(
-                                            tape.stream.handle(),
-                                            dx.pointer(),
-                                            dy.raw(),
-                                            p,
-                                            Values.philox(tape, rng, site),
-                                            dx.bit(0)),
-                                    "dropout");
+                        if (dy != null) {
+                            backward(tape, dy, x, p, rng, site);
                         }
                     });
         }
         return y;
+    }
+
+    static void check(String op, double p) {
+        if (!(p >= 0 && p < 1)) {
+            throw new IllegalArgumentException(op + ": wanted p in [0, 1), had " + p);
+        }
+    }
+
+    /** Gives x the gradient of its dropped values. */
+    static void backward(Tape tape, Tensor dy, Tensor x, double p, Rng rng, int site) {
+        Tape.Destination dx = tape.destinationAlike(x);
+        if (dx.wanted()) {
+            Native.check(
+                    GatunH.gatun_dropout(
+                            tape.stream.handle(),
+                            dx.pointer(),
+                            dy.raw(),
+                            p,
+                            Values.philox(tape, rng, site),
+                            dx.bit(0)),
+                    "dropout");
+        }
     }
 }

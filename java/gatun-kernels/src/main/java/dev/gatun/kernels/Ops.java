@@ -295,7 +295,18 @@ public sealed class Ops implements AutoCloseable permits Tape {
     /** Layer normalisation of x + residual, in one pass. */
     public LayerNorm.Residual layerNorm(
             Tensor x, Tensor residual, Tensor weight, @Nullable Tensor bias, double eps) {
-        return LayerNorm.forward(this, x, residual, weight, bias, eps);
+        return LayerNorm.forward(this, x, residual, weight, bias, eps, 0);
+    }
+
+    /** Layer normalisation of dropout(x) + residual, in one pass. */
+    public LayerNorm.Residual layerNorm(
+            Tensor x,
+            Tensor residual,
+            Tensor weight,
+            @Nullable Tensor bias,
+            double eps,
+            double dropout) {
+        return LayerNorm.forward(this, x, residual, weight, bias, eps, dropout);
     }
 
     /** Rows of a table: ids i32 [B, T] or [T], table [V, D]. */

@@ -173,6 +173,10 @@ public final class OpCases {
         all.add(layerNorm("layer_norm tiny", d, 1e-3, 3, 67));
         all.add(layerNormResidual("layer_norm residual", d, 1, 5, 67));
         all.add(layerNormResidual("layer_norm residual one", d, 1, 1, 1));
+        for (long[] s : new long[][] {{5, 67}, {3, 96}, {2, 520}, {1, 1}, {0, 8}}) {
+            String at = Arrays.toString(s);
+            all.add(layerNormDropout("layer_norm dropout " + at, d, 0.3, (int) s[0], (int) s[1]));
+        }
         all.add(embedding("embedding", d, 2, 7, 13, 0, 10, false));
         all.add(embedding("embedding positions", d, 3, 5, 11, 9, 8, false));
         all.add(embedding("embedding start", d, 3, 5, 11, 9, 8, true));
@@ -537,6 +541,48 @@ public final class OpCases {
     }
 
     // What is stored between two ops is rounded to the dtype in plain arithmetic.
+    private static OpCase layerNormDropout(String name, DType d, double p, int rows, int width) {
+        return new OpCase(
+                        name,
+                        Set.of("layer_norm_forward", "layer_norm_backward"),
+                        d,
+                        List.of(
+                                operand("x", d, 1, true, rows, width),
+                                operand("residual", d, 1, true, rows, width),
+                                operand("weight", d, 1, true, width),
+                                operand("bias", d, 1, true, width)),
+                        (ops, t) -> {
+                            if (ops.recording()) {
+                                return normedAndSum(ops, t, p);
+                            }
+                            try (Tape tape = ops.device().tape()) {
+                                return normedAndSum(tape, t, p).stream()
+                                        .map(own -> copy(ops, own))
+                                        .toList();
+                            }
+                        },
+                        (r, v) -> {
+                            double[] x = rounded(Oracle.dropout(r, v[0], p, 0, 0, 0), d, r);
+                            double[] sum = rounded(Oracle.addRow(r, x, v[1]), d, r);
+                            return new double[][] {Oracle.layerNorm(r, sum, v[2], v[3], 1e-5), sum};
+                        },
+                        4.0 * rows * width * d.bytes(),
+                        10.0 * rows * width)
+                .cancelling(width == 1 ? 1 / Math.sqrt(1e-5) : 0);
+    }
+
+    // Through the host, so that the case needs no other op.
+    private static Tensor copy(Ops ops, Tensor x) {
+        Tensor copy = ops.empty(x.dtype(), x.shape());
+        copy.write(x.toFloats());
+        return copy;
+    }
+
+    private static List<Tensor> normedAndSum(Ops ops, List<Tensor> t, double p) {
+        var out = ops.layerNorm(t.get(0), t.get(1), t.get(2), t.get(3), 1e-5, p);
+        return List.of(out.normed(), out.sum());
+    }
+
     private static double[] rounded(double[] x, DType d, DoubleUnaryOperator r) {
         boolean exact = r.applyAsDouble(0.1) == 0.1;
         return exact ? x : Arrays.stream(x).map(v -> OpCase.rounded(v, d)).toArray();

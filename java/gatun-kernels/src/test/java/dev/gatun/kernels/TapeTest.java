@@ -6,10 +6,14 @@ import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 /** What a tape remembers, where gradients go, and when memory goes. */
 class TapeTest {
@@ -258,6 +262,50 @@ class TapeTest {
             device.profile(false);
             assertThat(tape.gradient(x).orElseThrow().toFloats())
                     .containsExactly(tape.gradient(residual).orElseThrow().toFloats());
+        }
+    }
+
+    /** Fused dropout gives the bits of dropout before the norm, whichever results are used. */
+    @ParameterizedTest
+    @CsvSource({"true, true", "true, false", "false, true"})
+    void fusedDropoutIsDropoutBeforeTheNorm(boolean usesNormed, boolean usesSum) {
+        for (DType dtype : List.of(DType.F32, DType.BF16, DType.F16)) {
+            List<float[]> fused = dropoutAndNorm(dtype, true, usesNormed, usesSum);
+            List<float[]> apart = dropoutAndNorm(dtype, false, usesNormed, usesSum);
+            assertThat(fused).as(dtype.toString()).hasSize(6);
+            for (int i = 0; i < fused.size(); i++) {
+                assertThat(fused.get(i)).as("%s, value %d", dtype, i).containsExactly(apart.get(i));
+            }
+        }
+    }
+
+    /** sum, normed, and the gradients of x, residual, weight and of x's own source. */
+    private List<float[]> dropoutAndNorm(
+            DType dtype, boolean fused, boolean usesNormed, boolean usesSum) {
+        double p = 0.3;
+        try (Tensor step = Tensor.of(device, new long[] {5});
+                Tape tape = device.tape(new Rng(77, step, 2))) {
+            Tensor w = tape.watch(tape.randn(dtype, 96));
+            Tensor source = tape.watch(tape.randn(dtype, 2, 7, 96));
+            Tensor x = tape.watch(tape.add(source, source));
+            Tensor residual = tape.watch(tape.randn(dtype, 2, 7, 96));
+            var out =
+                    fused
+                            ? tape.layerNorm(x, residual, w, null, 1e-5, p)
+                            : tape.layerNorm(tape.dropout(x, p), residual, w, null, 1e-5);
+            Tensor again = tape.dropout(tape.add(out.normed(), out.sum()), p); // the site after
+            Tensor y =
+                    usesNormed && usesSum
+                            ? again
+                            : usesNormed ? out.normed() : tape.add(out.sum(), out.sum());
+            tape.backward(y, tape.randn(dtype, 2, 7, 96));
+            List<float[]> values = new ArrayList<>();
+            values.add(out.sum().toFloats());
+            values.add(again.toFloats());
+            for (Tensor t : List.of(x, residual, w, source)) {
+                values.add(tape.gradient(t).map(Tensor::toFloats).orElse(new float[0]));
+            }
+            return values;
         }
     }
 

@@ -233,7 +233,8 @@ public final class Gpt2 implements CausalLm {
     }
 
     /**
-     * x + attention, norm, + feed-forward, and the next layer's norm: each add fused with a norm.
+     * x + attention, norm, + feed-forward, and the next layer's norm: each dropout and add fused
+     * with a norm.
      */
     private LayerNorm.Residual layer(
             Ops ops, int l, Tensor x_BTD, Tensor normed_BTD, @Nullable KvCache cache) {
@@ -242,13 +243,13 @@ public final class Gpt2 implements CausalLm {
                 l + 1 < config.layers() ? weights.layers.get(l + 1).norm1_D : weights.norm_D;
         double eps = config.normEps();
         Tensor attended_BTD = attention(ops, l, w, normed_BTD, cache);
+        double dropout = config.residualDropout();
         LayerNorm.Residual middle =
-                ops.layerNorm(attended_BTD, x_BTD, w.norm2_D.weight, w.norm2_D.bias, eps);
+                ops.layerNorm(attended_BTD, x_BTD, w.norm2_D.weight, w.norm2_D.bias, eps, dropout);
         Tensor up_BTF =
                 ops.linearGelu(middle.normed(), w.up_DF.weight, w.up_DF.bias, config.gelu());
         Tensor down_BTD = ops.linear(up_BTF, w.down_FD.weight, w.down_FD.bias);
-        down_BTD = ops.dropout(down_BTD, config.residualDropout());
-        return ops.layerNorm(down_BTD, middle.sum(), nextNorm.weight, nextNorm.bias, eps);
+        return ops.layerNorm(down_BTD, middle.sum(), nextNorm.weight, nextNorm.bias, eps, dropout);
     }
 
     private Tensor attention(Ops ops, int l, Layer w, Tensor x_BTD, @Nullable KvCache cache) {
@@ -267,8 +268,7 @@ public final class Gpt2 implements CausalLm {
                         ? ops.attention(q_BHTS, k_BHTS, v_BHTS, Mask.CAUSAL, scale)
                         : cache.attend(ops, l, q_BHTS, k_BHTS, v_BHTS, scale);
         Tensor out_BTD = out_BHTS.permute(0, 2, 1, 3).view(batch, tokens, config.dim());
-        Tensor projected_BTD = ops.linear(out_BTD, w.out_DD.weight, w.out_DD.bias);
-        return ops.dropout(projected_BTD, config.residualDropout());
+        return ops.linear(out_BTD, w.out_DD.weight, w.out_DD.bias);
     }
 
     @Override

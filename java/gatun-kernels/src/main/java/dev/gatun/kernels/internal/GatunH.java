@@ -2704,7 +2704,9 @@ public class GatunH extends GatunSymbols {
             GatunH.C_POINTER,
             GatunH.C_POINTER,
             GatunH.C_POINTER,
-            GatunH.C_DOUBLE
+            GatunH.C_DOUBLE,
+            GatunH.C_DOUBLE,
+            GatunH.C_POINTER
         );
 
         public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("gatun_layer_norm_forward");
@@ -2715,7 +2717,7 @@ public class GatunH extends GatunSymbols {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor *y, const gatun_tensor *sum, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *x, const gatun_tensor *residual, const gatun_tensor *weight, const gatun_tensor *bias, double eps)
+     * gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor *y, const gatun_tensor *sum, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *x, const gatun_tensor *residual, const gatun_tensor *weight, const gatun_tensor *bias, double eps, double p, const gatun_philox *philox)
      * }
      */
     public static FunctionDescriptor gatun_layer_norm_forward$descriptor() {
@@ -2725,7 +2727,7 @@ public class GatunH extends GatunSymbols {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor *y, const gatun_tensor *sum, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *x, const gatun_tensor *residual, const gatun_tensor *weight, const gatun_tensor *bias, double eps)
+     * gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor *y, const gatun_tensor *sum, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *x, const gatun_tensor *residual, const gatun_tensor *weight, const gatun_tensor *bias, double eps, double p, const gatun_philox *philox)
      * }
      */
     public static MethodHandle gatun_layer_norm_forward$handle() {
@@ -2735,7 +2737,7 @@ public class GatunH extends GatunSymbols {
     /**
      * Address for:
      * {@snippet lang=c :
-     * gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor *y, const gatun_tensor *sum, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *x, const gatun_tensor *residual, const gatun_tensor *weight, const gatun_tensor *bias, double eps)
+     * gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor *y, const gatun_tensor *sum, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *x, const gatun_tensor *residual, const gatun_tensor *weight, const gatun_tensor *bias, double eps, double p, const gatun_philox *philox)
      * }
      */
     public static MemorySegment gatun_layer_norm_forward$address() {
@@ -2744,16 +2746,16 @@ public class GatunH extends GatunSymbols {
 
     /**
      * {@snippet lang=c :
-     * gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor *y, const gatun_tensor *sum, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *x, const gatun_tensor *residual, const gatun_tensor *weight, const gatun_tensor *bias, double eps)
+     * gatun_status gatun_layer_norm_forward(gatun_stream stream, const gatun_tensor *y, const gatun_tensor *sum, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *x, const gatun_tensor *residual, const gatun_tensor *weight, const gatun_tensor *bias, double eps, double p, const gatun_philox *philox)
      * }
      */
-    public static int gatun_layer_norm_forward(long stream, MemorySegment y, MemorySegment sum, MemorySegment mean, MemorySegment rstd, MemorySegment x, MemorySegment residual, MemorySegment weight, MemorySegment bias, double eps) {
+    public static int gatun_layer_norm_forward(long stream, MemorySegment y, MemorySegment sum, MemorySegment mean, MemorySegment rstd, MemorySegment x, MemorySegment residual, MemorySegment weight, MemorySegment bias, double eps, double p, MemorySegment philox) {
         var mh$ = gatun_layer_norm_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("gatun_layer_norm_forward", stream, y, sum, mean, rstd, x, residual, weight, bias, eps);
+                traceDowncall("gatun_layer_norm_forward", stream, y, sum, mean, rstd, x, residual, weight, bias, eps, p, philox);
             }
-            return (int)mh$.invokeExact(stream, y, sum, mean, rstd, x, residual, weight, bias, eps);
+            return (int)mh$.invokeExact(stream, y, sum, mean, rstd, x, residual, weight, bias, eps, p, philox);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -2773,6 +2775,9 @@ public class GatunH extends GatunSymbols {
             GatunH.C_POINTER,
             GatunH.C_POINTER,
             GatunH.C_POINTER,
+            GatunH.C_POINTER,
+            GatunH.C_DOUBLE,
+            GatunH.C_POINTER,
             GatunH.C_INT
         );
 
@@ -2784,7 +2789,7 @@ public class GatunH extends GatunSymbols {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor *dx, const gatun_tensor *dweight, const gatun_tensor *dbias, const gatun_tensor *dy, const gatun_tensor *x, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *weight, uint32_t accumulate)
+     * gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor *dx, const gatun_tensor *dweight, const gatun_tensor *dbias, const gatun_tensor *ddropped, const gatun_tensor *dy, const gatun_tensor *x, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *weight, double p, const gatun_philox *philox, uint32_t accumulate)
      * }
      */
     public static FunctionDescriptor gatun_layer_norm_backward$descriptor() {
@@ -2794,7 +2799,7 @@ public class GatunH extends GatunSymbols {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor *dx, const gatun_tensor *dweight, const gatun_tensor *dbias, const gatun_tensor *dy, const gatun_tensor *x, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *weight, uint32_t accumulate)
+     * gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor *dx, const gatun_tensor *dweight, const gatun_tensor *dbias, const gatun_tensor *ddropped, const gatun_tensor *dy, const gatun_tensor *x, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *weight, double p, const gatun_philox *philox, uint32_t accumulate)
      * }
      */
     public static MethodHandle gatun_layer_norm_backward$handle() {
@@ -2804,7 +2809,7 @@ public class GatunH extends GatunSymbols {
     /**
      * Address for:
      * {@snippet lang=c :
-     * gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor *dx, const gatun_tensor *dweight, const gatun_tensor *dbias, const gatun_tensor *dy, const gatun_tensor *x, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *weight, uint32_t accumulate)
+     * gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor *dx, const gatun_tensor *dweight, const gatun_tensor *dbias, const gatun_tensor *ddropped, const gatun_tensor *dy, const gatun_tensor *x, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *weight, double p, const gatun_philox *philox, uint32_t accumulate)
      * }
      */
     public static MemorySegment gatun_layer_norm_backward$address() {
@@ -2813,16 +2818,16 @@ public class GatunH extends GatunSymbols {
 
     /**
      * {@snippet lang=c :
-     * gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor *dx, const gatun_tensor *dweight, const gatun_tensor *dbias, const gatun_tensor *dy, const gatun_tensor *x, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *weight, uint32_t accumulate)
+     * gatun_status gatun_layer_norm_backward(gatun_stream stream, const gatun_tensor *dx, const gatun_tensor *dweight, const gatun_tensor *dbias, const gatun_tensor *ddropped, const gatun_tensor *dy, const gatun_tensor *x, const gatun_tensor *mean, const gatun_tensor *rstd, const gatun_tensor *weight, double p, const gatun_philox *philox, uint32_t accumulate)
      * }
      */
-    public static int gatun_layer_norm_backward(long stream, MemorySegment dx, MemorySegment dweight, MemorySegment dbias, MemorySegment dy, MemorySegment x, MemorySegment mean, MemorySegment rstd, MemorySegment weight, int accumulate) {
+    public static int gatun_layer_norm_backward(long stream, MemorySegment dx, MemorySegment dweight, MemorySegment dbias, MemorySegment ddropped, MemorySegment dy, MemorySegment x, MemorySegment mean, MemorySegment rstd, MemorySegment weight, double p, MemorySegment philox, int accumulate) {
         var mh$ = gatun_layer_norm_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("gatun_layer_norm_backward", stream, dx, dweight, dbias, dy, x, mean, rstd, weight, accumulate);
+                traceDowncall("gatun_layer_norm_backward", stream, dx, dweight, dbias, ddropped, dy, x, mean, rstd, weight, p, philox, accumulate);
             }
-            return (int)mh$.invokeExact(stream, dx, dweight, dbias, dy, x, mean, rstd, weight, accumulate);
+            return (int)mh$.invokeExact(stream, dx, dweight, dbias, ddropped, dy, x, mean, rstd, weight, p, philox, accumulate);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
