@@ -4,11 +4,14 @@
 Each mutant is kernels/ with one edit of the device code of one file: a barrier, a wait or a commit
 removed, a bound moved by one, a mask, a swizzle, a stride, an index or its type, a sum changed. The
 tests of kernels that include the file are compiled for the simulated device, without optimisation,
-and run until one fails, crashes or does not end: that kills the mutant. Mutants in EQUIVALENT change
-nothing that a caller can see, and it says why; all survivors are printed, and counted by edit.
+and run until one fails, crashes or does not end: that kills the mutant. One that survives is tried
+again under AddressSanitizer and UndefinedBehaviorSanitizer, where a barrier is missing also under
+ThreadSanitizer. Mutants in EQUIVALENT change nothing that a caller can see, and it says why; all
+survivors are printed, and counted by edit.
 
 Usage: sim_mutants.py [--jobs N] [--slice N] [--only REGEX] [--seed N] [--list]
-  --slice N   N mutants, spread evenly, of tests that are known to pass; 70 % of so few suffice
+  --slice N   N mutants, spread evenly, of tests that are known to pass, without sanitizers; 70 %
+              of so few suffice
   --only RE   those of the files, lines and edits that match: "layer_norm.cu", "barrier removed"
 Exit status 1 when fewer than 95 % of the others die.
 """
@@ -76,6 +79,10 @@ EDITS = [
 # (text of the mutated line, what): why nobody can tell
 WHOLE_VECTORS = "column and columns are multiples of the 4 or 8 elements of a vector here"
 EQUIVALENT = {
+    (
+        "UNROLL for (int k = 0; k < kPacks; ++k) {",
+        "bound moved up",
+    ): "what follows is for columns of the row, and a tile's rows end with the last pack at the latest",
     ("if (column < p.columns) {", "bound moved down"): WHOLE_VECTORS,
     ("if (column < p.columns)", "bound moved down"): WHOLE_VECTORS,
     (
@@ -83,6 +90,14 @@ EQUIVALENT = {
         "bound moved down",
     ): WHOLE_VECTORS,
 }
+
+# How a test is built: as it is, and for those whom that does not kill.
+BUILDS = {
+    "plain": ["-O0"],
+    "asan": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DGATUN_SIM_ASAN"],
+    "tsan": ["-O1", "-fsanitize=thread", "-DGATUN_SIM_TSAN"],
+}
+RACES = {"barrier removed", "sync_warp removed", "the same half of the parts each time"}
 
 Mutant = collections.namedtuple("Mutant", "name number line what text")
 
@@ -137,16 +152,21 @@ def command(kernels, output, flags):
 
 
 class Bench:
-    def __init__(self, work, seed):
+    def __init__(self, work, seed, builds):
         self.work = work
         self.seed = seed
-        self.objects = []
-        for source in ("simt", "memory", "runtime"):
-            self.objects.append(work / f"{source}.o")
-            subprocess.run(
-                [*command(KERNELS, self.objects[-1], ["-O2"]), "-c", str(NATIVE / f"src/sim/{source}.cpp")],
-                check=True,
-            )
+        self.objects = {build: [] for build in builds}
+        for build in builds:
+            defines = [f for f in BUILDS[build] if f.startswith("-D")]
+            for source in ("simt", "memory", "runtime"):
+                self.objects[build].append(work / f"{source}.{build}.o")
+                subprocess.run(
+                    [
+                        *command(KERNELS, self.objects[build][-1], ["-O2", *defines]),
+                        "-c", str(NATIVE / f"src/sim/{source}.cpp"),
+                    ],
+                    check=True,
+                )  # fmt: skip
 
     def run(self, index, mutant, tests, seconds):
         """What became of it: of the first test that fails, if any."""
@@ -160,19 +180,28 @@ class Bench:
         if mutant is not None:
             (folder / "kernels" / mutant.name).write_text(mutant.text)
         try:
-            for test in tests:
-                result = self.run_test(folder, test, seconds)
-                if result != "survived":
-                    return result
+            for build in self.objects:
+                if mutant is None and build != "plain":
+                    continue  # ctest runs those
+                if build == "tsan" and mutant.what not in RACES:
+                    continue
+                for test in tests:
+                    slower = seconds if build == "plain" else 20 * seconds
+                    result = self.run_test(folder, test, build, slower)
+                    if result != "survived":
+                        return result
             return "survived"
         finally:
             shutil.rmtree(folder)
 
-    def run_test(self, folder, test, seconds):
+    def run_test(self, folder, test, build, seconds):
         program = folder / test.stem
         source = folder / "native/test/kernel" / test.name
         built = subprocess.run(
-            [*command(folder / "kernels", program, ["-O0"]), str(source), *map(str, self.objects)],
+            [
+                *command(folder / "kernels", program, BUILDS[build]), "-g1",
+                str(source), *map(str, self.objects[build]),
+            ],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if built.returncode != 0:
@@ -183,12 +212,15 @@ class Bench:
                 [str(program), str(self.seed), "first"],
                 capture_output=True, text=True, errors="replace", timeout=40 * seconds, check=False,
                 preexec_fn=limit,
+                env=os.environ
+                | {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1:history_size=0"},
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return "killed: does not end"
         if ran.returncode == 0:
             return "survived"
-        first = next((l for l in ran.stderr.splitlines() if "FAILED" in l), "")
+        signs = ("FAILED", "ERROR: AddressSanitizer", "runtime error", "WARNING: ThreadSanitizer")
+        first = next((l for l in ran.stderr.splitlines() if any(s in l for s in signs)), "")
         return f"killed: {first or 'exit status ' + str(ran.returncode)}"
 
 
@@ -213,7 +245,9 @@ def main():
         print(f"{len(chosen)} mutants")
         return
     with tempfile.TemporaryDirectory() as temporary:
-        bench = Bench(pathlib.Path(temporary), options.seed)
+        bench = Bench(
+            pathlib.Path(temporary), options.seed, ["plain"] if options.slice else list(BUILDS)
+        )
         seconds = 120
         if not options.slice:
             for test in sorted({t for m in chosen for t in tests[m.name]}):
