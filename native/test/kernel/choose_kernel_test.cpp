@@ -320,6 +320,9 @@ int main(int argc, char** argv) {
                      static_cast<int>(any({0, 0, 1, 2, 50, 600, 2000})),
                      static_cast<float>(any({100, 90, 50, 1})) * 0.01f,
                      static_cast<float>(any({0, 0, 5})) * 0.01f});
+      // a p that rounds to nothing still keeps one
+      for (Shape shape : {Shape::kTied, Shape::kEqual})
+        sample_of(type, 2, 100, shape, {1.f, 0, 1e-30f, 0.f});
       // beyond the candidates: all equal, more than 512 of the largest
       sample_of(type, 1, 20011, Shape::kEqual, {1.f, 0, 0.9f, 0.f});
       sample_of(type, 1, 20011, Shape::kTied, {1.f, 2000, 0.5f, 0.f});
