@@ -258,6 +258,15 @@ __device__ __forceinline__ float rcp(float x) {
   return y;
 }
 
+// Sine and cosine of 2 pi `turns`.
+__device__ __forceinline__ void sin_cos_turns(float turns, float& sine, float& cosine) {
+  sincospif(2.f * turns, &sine, &cosine);
+}
+
+// The number of set bits, and the lowest one's, of a mask that has one.
+__device__ __forceinline__ int bit_count(uint32_t mask) { return __popc(mask); }
+__device__ __forceinline__ int lowest_bit(uint32_t mask) { return __ffs(mask) - 1; }
+
 __device__ __forceinline__ float as_float(uint32_t bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ uint32_t as_bits(float value) { return __float_as_uint(value); }
 
@@ -449,6 +458,15 @@ inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.
 inline float ex2(float x) { return flush(std::exp2(flush(x))); }
 inline float lg2(float x) { return std::log2(flush(x)); }
 inline float rcp(float x) { return flush(1.f / flush(x)); }
+
+inline void sin_cos_turns(float turns, float& sine, float& cosine) {
+  const double angle = 6.283185307179586 * static_cast<double>(turns);
+  sine = static_cast<float>(std::sin(angle));
+  cosine = static_cast<float>(std::cos(angle));
+}
+
+inline int bit_count(uint32_t mask) { return std::popcount(mask); }
+inline int lowest_bit(uint32_t mask) { return std::countr_zero(mask); }
 
 inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t as_bits(float value) { return std::bit_cast<uint32_t>(value); }

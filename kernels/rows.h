@@ -19,4 +19,12 @@ struct RowLayout {
   int64_t stride[kOperands][kMaxLeading];
 };
 
+// Operands of one shape that are walked together: rows of `columns` elements, which lie one after
+// another in every operand. Contiguous operands are one row.
+template <int kOperands>
+struct Runs {
+  int64_t columns;
+  RowLayout<kOperands> layout;
+};
+
 }  // namespace gatun::kernels

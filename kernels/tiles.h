@@ -344,4 +344,38 @@ static_assert(attention_decode_splits(128, 4096, 132) == 3);
 static_assert(attention_decode_splits(1024, 4096, 132) == 1);
 static_assert(attention_decode_splits(1, 256, 132) == 1);
 
+// ---- elementwise ----
+
+// Four packs of 16 bytes a thread: 64 bytes in flight for each of up to 2048 threads are four times
+// what a multiprocessor of an H100 needs to keep its part of 3.35 TB/s at 0.7 us of latency (17
+// KiB), so that half the occupancy and partly used packs still suffice.
+constexpr int kElementwiseThreads = 256;
+constexpr int kElementwisePacks = 4;
+
+// Transposing copies: 32 x 32 elements through shared memory, four rows a thread. Sides shorter
+// than a sector of the smallest elements that models use would leave most of a tile empty.
+constexpr int kTransposeTile = 32;
+constexpr int kTransposeRows = 8;
+static_assert(kTransposeTile % kTransposeRows == 0);
+constexpr bool transpose_pays(int64_t out_side, int64_t src_side) {
+  return out_side >= 8 && src_side >= 8;
+}
+
+// ---- embedding ----
+
+constexpr int kEmbeddingThreads = 256;  // 8 warps: a token each, or 32 rows of the table each
+constexpr int kEmbeddingPacks = 4;      // of 16 bytes a thread has in flight
+constexpr int kEmbeddingScan = 128;     // keys that a warp reads at once
+
+// Sorted tokens that a block adds up: 16k tokens make 512 blocks, four for each multiprocessor of
+// an H100, with 24 KiB in flight.
+constexpr int kEmbeddingSegment = 32;
+constexpr int kEmbeddingSumThreads = 128;
+// One pack of columns each, in whole warps: 96 for the 768 columns of GPT-2 in 16 bits.
+constexpr unsigned embedding_sum_threads(int64_t packs) {
+  return packs < kEmbeddingSumThreads ? static_cast<unsigned>((packs + 31) / 32 * 32)
+                                      : static_cast<unsigned>(kEmbeddingSumThreads);
+}
+static_assert(embedding_sum_threads(96) == 96 && embedding_sum_threads(1) == 32);
+
 }  // namespace gatun::kernels

@@ -21,6 +21,17 @@ void attention_forward(Context& context, const AttentionForward& args);
 void attention_backward(Context& context, const AttentionBackward& args);
 void kv_append(Context& context, const KvAppend& args);
 void attention_decode(Context& context, const AttentionDecode& args);
+void fill(Context& context, const Fill& args);
+void copy(Context& context, const Copy& args);
+void random_uniform(Context& context, const Random& args);
+void random_normal(Context& context, const Random& args);
+void add(Context& context, const Add& args);
+void increment(Context& context, const Increment& args);
+void embedding_forward(Context& context, const EmbeddingForward& args);
+void embedding_backward(Context& context, const EmbeddingBackward& args);
+void gelu_forward(Context& context, const GeluForward& args);
+void gelu_backward(Context& context, const GeluBackward& args);
+void dropout(Context& context, const Dropout& args);
 
 inline constexpr Backend kBackend = [] {
   Backend backend;
@@ -37,6 +48,17 @@ inline constexpr Backend kBackend = [] {
   backend.attention_backward = attention_backward;
   backend.kv_append = kv_append;
   backend.attention_decode = attention_decode;
+  backend.fill = fill;
+  backend.copy = copy;
+  backend.random_uniform = random_uniform;
+  backend.random_normal = random_normal;
+  backend.add = add;
+  backend.increment = increment;
+  backend.embedding_forward = embedding_forward;
+  backend.embedding_backward = embedding_backward;
+  backend.gelu_forward = gelu_forward;
+  backend.gelu_backward = gelu_backward;
+  backend.dropout = dropout;
   return backend;
 }();
 

@@ -55,4 +55,53 @@ kernels::RowLayout<kOperands> row_layout(const View& shape,
   return layout;
 }
 
+enum class Order { kRowMajor, kAny };
+
+// Operands of one shape as runs (rows.h). kAny, for ops that do the same to every element: the
+// dimensions are sorted by the strides of the first operand, so that a permuted one that is dense
+// becomes one run again.
+template <int kOperands>
+kernels::Runs<kOperands> run_layout(const View* const (&operands)[kOperands], Order order) {
+  const View& first = *operands[0];
+  int dimension[GATUN_MAX_RANK], count = 0;  // those with more than one element, innermost first
+  for (int d = first.rank - 1; d >= 0; --d) {
+    if (first.shape[d] == 1) continue;
+    int at = count++;
+    for (; order == Order::kAny && at > 0 && first.stride[dimension[at - 1]] > first.stride[d];
+         --at)
+      dimension[at] = dimension[at - 1];
+    dimension[at] = d;
+  }
+  kernels::Runs<kOperands> runs = {};
+  runs.columns = 1;
+  runs.layout.rows = 1;
+  kernels::RowLayout<kOperands>& rows = runs.layout;
+  for (int k = 0; k < count; ++k) {
+    const int d = dimension[k];
+    const int64_t size = first.shape[d];
+    int64_t step[kOperands];
+    bool extends_run = rows.rank == 0, merges = rows.rank > 0;
+    for (int i = 0; i < kOperands; ++i) {
+      step[i] = !*operands[i] ? 0 : operands[i]->stride[d];
+      if (!*operands[i]) continue;
+      extends_run = extends_run && step[i] == runs.columns;
+      merges = merges && step[i] == rows.stride[i][rows.rank - 1] * rows.shape[rows.rank - 1];
+    }
+    if (extends_run) {
+      runs.columns *= size;
+      continue;
+    }
+    rows.rows *= size;
+    if (merges) {
+      rows.shape[rows.rank - 1] *= size;
+      continue;
+    }
+    // At most kMaxLeading: the last dimension of a view has one element or starts the run.
+    rows.shape[rows.rank] = size;
+    for (int i = 0; i < kOperands; ++i) rows.stride[i][rows.rank] = step[i];
+    ++rows.rank;
+  }
+  return runs;
+}
+
 }  // namespace gatun::cuda

@@ -1,9 +1,7 @@
 // Moving and making values: fill, copy and cast, random numbers, add, increment.
 #include <immintrin.h>
 
-#include <bit>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "cpu/dispatch.h"
@@ -11,6 +9,7 @@
 #include "cpu/level/random.h"
 #include "cpu/level/rows.h"
 #include "cpu/level/vec.h"
+#include "ops/scalar.h"
 
 namespace gatun::cpu::GATUN_LEVEL {
 namespace {
@@ -20,17 +19,6 @@ void fill_with(Context& context, const View& out, T value) {
   each_run(context, {&out}, [&](const int64_t(&at)[1], int64_t n, int64_t) {
     std::fill_n(out.as<T>() + at[0], n, value);
   });
-}
-
-// Truncates towards zero; what the type cannot hold becomes its nearest end, NaN becomes 0.
-template <typename T>
-T to_integer(double value) {
-  if (!(value == value)) return 0;
-  if (value <= static_cast<double>(std::numeric_limits<T>::min()))
-    return std::numeric_limits<T>::min();
-  if (value >= static_cast<double>(std::numeric_limits<T>::max()))
-    return std::numeric_limits<T>::max();
-  return static_cast<T>(value);
 }
 
 size_t element_bytes(int32_t dtype) {
@@ -79,29 +67,6 @@ void copy_integers(Context& context, const View& out, const View& src) {
     const From* from = src.as<From>() + at[1];
     for (int64_t i = 0; i < n; ++i) to[i] = static_cast<To>(from[i]);
   });
-}
-
-// The next T above a finite x, as a float.
-template <typename T>
-float above(float x) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>;
-  Bits bits = std::bit_cast<Bits>(from_float<T>(x));
-  constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(T) - 1));
-  if (bits == kSign) bits = 0;  // -0
-  bits = static_cast<Bits>(bits & kSign ? bits - 1 : bits + 1);
-  return to_float(std::bit_cast<T>(bits));
-}
-
-// The values of T that are nearest to the two ends of [low, high) from inside.
-template <typename T>
-float smallest_from(double low) {
-  const float x = to_float(from_float<T>(static_cast<float>(low)));
-  return static_cast<double>(x) < low ? above<T>(x) : x;
-}
-template <typename T>
-float largest_below(double high) {
-  const float x = to_float(from_float<T>(static_cast<float>(high)));
-  return static_cast<double>(x) >= high ? -above<T>(-x) : x;
 }
 
 inline vf sqrt(vf x) {

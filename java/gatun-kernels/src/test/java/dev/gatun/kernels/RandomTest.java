@@ -4,24 +4,37 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
 import java.util.stream.Stream;
+import org.junit.jupiter.api.Named;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /** Random numbers are Philox by counter: the same on every device, and what their names say. */
 class RandomTest {
 
-    static Stream<DeviceOptions.Simd> levels() {
-        return Cpu.levels().stream();
+    private interface Opener {
+        Device open();
     }
 
-    private static Device at(DeviceOptions.Simd simd) {
-        return Cpu.open(DeviceOptions.defaults().withSimd(simd).withThreads(2));
+    static Stream<Named<Opener>> levels() {
+        return Cpu.levels().stream()
+                .map(simd ->
+                        Named.of(
+                                "cpu " + simd,
+                                () ->
+                                        Cpu.open(
+                                                DeviceOptions.defaults()
+                                                        .withSimd(simd)
+                                                        .withThreads(2))));
+    }
+
+    static Stream<Named<Opener>> devices() {
+        return Stream.concat(levels(), Stream.of(Named.of("sim", () -> Device.open("sim"))));
     }
 
     @ParameterizedTest
-    @MethodSource("levels")
-    void uniformIsPhilox(DeviceOptions.Simd simd) {
-        try (Device device = at(simd);
+    @MethodSource("devices")
+    void uniformIsPhilox(Opener opener) {
+        try (Device device = opener.open();
                 Ops ops = device.ops(new Rng(0x1234_5678_9abcL, null, 3))) {
             for (int site = 0; site < 3; site++) {
                 float[] drawn = ops.rand(DType.F32, 0, 1, 101).toFloats();
@@ -36,9 +49,9 @@ class RandomTest {
     }
 
     @ParameterizedTest
-    @MethodSource("levels")
-    void theStepIsReadOnTheDevice(DeviceOptions.Simd simd) {
-        try (Device device = at(simd);
+    @MethodSource("devices")
+    void theStepIsReadOnTheDevice(Opener opener) {
+        try (Device device = opener.open();
                 Tensor step = Tensor.of(device, new long[] {0})) {
             float[] first;
             try (Ops ops = device.ops(new Rng(7, step, 0))) {
@@ -54,10 +67,10 @@ class RandomTest {
     }
 
     @ParameterizedTest
-    @MethodSource("levels")
-    void normalHasItsMoments(DeviceOptions.Simd simd) {
+    @MethodSource("devices")
+    void normalHasItsMoments(Opener opener) {
         int n = 200_000;
-        try (Device device = at(simd);
+        try (Device device = opener.open();
                 Ops ops = device.ops(Rng.of(11))) {
             for (DType dtype : new DType[] {DType.F32, DType.BF16, DType.F16}) {
                 Tensor x = ops.empty(dtype, n);
@@ -85,14 +98,14 @@ class RandomTest {
 
     @ParameterizedTest
     @MethodSource("levels")
-    void samplesFollowTheDistribution(DeviceOptions.Simd simd) {
+    void samplesFollowTheDistribution(Opener opener) {
         double[] p = {0.5, 0.25, 0.125, 0.0625, 0.0625};
         int rows = 20_000;
         float[] logits = new float[rows * p.length];
         for (int i = 0; i < logits.length; i++) {
             logits[i] = (float) Math.log(p[i % p.length]);
         }
-        try (Device device = at(simd);
+        try (Device device = opener.open();
                 Ops ops = device.ops()) {
             Tensor all = ops.upload(logits, rows, p.length);
             frequencies(ops, all, Sampling.temperature(1), p, rows);

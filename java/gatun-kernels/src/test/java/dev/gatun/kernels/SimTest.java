@@ -26,6 +26,17 @@ class SimTest {
     private static final long SEED = 20_261_125;
     private static final Set<String> KERNELS =
             Set.of(
+                    "fill",
+                    "copy",
+                    "random_uniform",
+                    "random_normal",
+                    "add",
+                    "increment",
+                    "embedding_forward",
+                    "embedding_backward",
+                    "gelu_forward",
+                    "gelu_backward",
+                    "dropout",
                     "layer_norm_forward",
                     "layer_norm_backward",
                     "adamw",
@@ -129,13 +140,23 @@ class SimTest {
     }
 
     @Test
-    void anOpWithoutAKernelIsNamed() {
+    void aWrongIdIsReportedOnceByTheNextWait() {
         try (Ops ops = sim.ops()) {
-            Tensor x = ops.empty(DType.F32, 4);
-            assertThatThrownBy(() -> ops.gelu(x, Gelu.TANH))
-                    .isInstanceOf(GatunException.class)
-                    .hasMessageContaining("gelu")
-                    .hasMessageContaining("sim");
+            Tensor table = ops.full(DType.F32, 1, 5, 3);
+            Tensor out = ops.embedding(ops.upload(new int[] {0, 7, 2, -1}, 2, 2), table);
+            assertThatThrownBy(out::toFloats)
+                    .isInstanceOfSatisfying(
+                            GatunException.class,
+                            e ->
+                                    assertThat(e.status())
+                                            .isEqualTo(GatunException.Status.OUT_OF_RANGE))
+                    // the one of the two that was seen first
+                    .hasMessageMatching(
+                            "embedding: id (7 at \\[0,1]|-1 at \\[1,1]) is not in \\[0, 5\\)");
+            assertThat(out.toFloats()).as("clamped, and reported once").containsOnly(1);
+            Tensor again = ops.embedding(ops.upload(new int[] {5}, 1), table);
+            assertThatThrownBy(again::toFloats).hasMessageContaining("id 5 at [0,0]");
+            ops.await();
         }
     }
 
