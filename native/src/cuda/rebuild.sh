@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds libgatun_cuda.so and its check of ptx.cuh with nvcc and g++ alone, for a machine without
+# Builds libgatun_cuda.so and its two test programs with nvcc and g++ alone, for a machine without
 # CMake where a kernel is mended: rebuild.sh FOLDER [OBJECTS]. FOLDER gets the library, FOLDER/test
-# the program. Compiles for the GPU that is here, all files at once; what has not changed since the
+# the programs. Compiles for the GPU that is here, all files at once; what has not changed since the
 # last time is taken from OBJECTS (default: FOLDER/rebuilt). CMakeLists.txt beside this says why each
 # option is there.
 set -euo pipefail
@@ -67,8 +67,8 @@ export nvcc objects include
 declare -p architectures >"$objects/architectures"
 
 sources=(kernels/*.cu native/src/cuda/*.cpp native/src/core/error.cpp native/src/core/memory.cpp)
-check=native/test/kernel/ptx_check.cu
-printf '%s\0' "${sources[@]}" "$check" |
+tests=native/test/kernel
+printf '%s\0' "${sources[@]}" "$tests/ptx_check.cu" "$tests/plugin_test.cpp" |
     xargs -0 -n 1 -P "$(nproc)" bash -c 'set -euo pipefail; . "$objects/architectures"; compile "$1"' _ ||
     fail "something does not compile; the lines above say what"
 
@@ -77,5 +77,8 @@ built=()
 for source in "${sources[@]}"; do built+=("$objects/${source//\//_}.o"); done
 g++ -shared -o "$to/libgatun_cuda.so.new" "${built[@]}" -Wl,--no-undefined -Wl,--exclude-libs,ALL "${link[@]}"
 mv "$to/libgatun_cuda.so.new" "$to/libgatun_cuda.so"
-g++ -o "$to/test/ptx_check_cuda" "$objects/${check//\//_}.o" "${link[@]}"
+for program in ptx_check.cu:ptx_check_cuda plugin_test.cpp:cuda_plugin_test; do
+    source=$tests/${program%:*}
+    g++ -o "$to/test/${program#*:}" "$objects/${source//\//_}.o" "${link[@]}"
+done
 echo "built $to/libgatun_cuda.so"

@@ -72,10 +72,15 @@ final class NativePrograms {
     private static void plugin(Options options) throws IOException, InterruptedException {
         String kind = options.kind();
         Path folder = options.nativeFolder();
+        Path program = folder.resolve("test/" + kind + "_plugin_test");
+        if (!Files.isExecutable(program)) {
+            Speech.wrong("plugin: %s is not built".formatted(program.getFileName()));
+            return;
+        }
         List<String> said = new ArrayList<>();
         Command.Ended ended =
                 Command.of(
-                                folder.resolve("test/" + kind + "_plugin_test").toString(),
+                                program.toString(),
                                 folder.resolve("libgatun_" + kind + ".so").toString(),
                                 kind)
                         .run(LONGEST_SECONDS, said::add);
