@@ -200,7 +200,7 @@ final class Demo implements Callable<Integer> {
         Recipe recipe = Recipe.of(minutes);
 
         try (Device device = options.open()) {
-            boolean simulated = device.name().equals("sim");
+            boolean simulated = device.name().startsWith("sim");
             Extent extent = simulated ? Extent.SIMULATION : Extent.FULL;
             say("Device", "%s", options.line(device));
             if (simulated) {

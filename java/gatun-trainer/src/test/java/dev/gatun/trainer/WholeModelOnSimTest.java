@@ -5,7 +5,6 @@ import static org.assertj.core.api.Assertions.within;
 
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
-import dev.gatun.kernels.GatunException;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Parameter;
 import dev.gatun.kernels.Rng;
@@ -19,7 +18,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
-import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
@@ -57,7 +55,7 @@ class WholeModelOnSimTest {
      */
     private record Tolerance(double value, double update) {
         static Tolerance of(DType dtype) {
-            return dtype == DType.F32 ? new Tolerance(2e-5, 1e-3) : new Tolerance(1.5e-2, 5e-2);
+            return dtype == DType.F32 ? new Tolerance(2e-5, 1e-3) : new Tolerance(2e-2, 5e-2);
         }
     }
 
@@ -65,15 +63,7 @@ class WholeModelOnSimTest {
     @EnumSource(names = {"F32", "BF16"})
     void learnsAndWritesAsOnCpu(DType dtype) {
         Outcome wanted = run("cpu", dtype, List.of());
-        Outcome had;
-        try {
-            had = run("sim", dtype, wanted.written);
-        } catch (GatunException e) {
-            if (String.valueOf(e.getMessage()).contains("not on device sim yet")) {
-                Assumptions.abort("sim has no kernel yet: " + e.op());
-            }
-            throw e;
-        }
+        Outcome had = run("sim", dtype, wanted.written);
         Tolerance tolerance = Tolerance.of(dtype);
         String seed = " (%s, seed %d)".formatted(dtype, SEED);
 
@@ -121,7 +111,7 @@ class WholeModelOnSimTest {
             TrainingArguments args =
                     // an eps of the size of gradients that would be zero but for rounding: what
                     // Adam makes of these is no property of a device
-                    TrainingArguments.of("unused").weightDecay(0.1).adam(0.9, 0.95, 1e-4);
+                    TrainingArguments.of("unused").weightDecay(0.1).adam(0.9, 0.95, 1e-3);
             var random = new Random(SEED);
             int[] ids = random.ints(ROWS * TIME, 0, CONFIG.vocabulary()).toArray();
             int[] targets = random.ints(ROWS * TIME, 0, CONFIG.vocabulary()).toArray();
