@@ -329,6 +329,36 @@ struct Rcp {
   }
 };
 
+struct Sine {
+  static __device__ void run(const uint32_t* in, uint32_t* out, Shared&, int t) {
+    for (int i = t; i < kWords; i += kThreads) {
+      float sine, cosine;
+      sin_cos_turns(as_float(in[i]), sine, cosine);
+      out[i] = as_bits(sine);
+    }
+  }
+};
+struct Cosine {
+  static __device__ void run(const uint32_t* in, uint32_t* out, Shared&, int t) {
+    for (int i = t; i < kWords; i += kThreads) {
+      float sine, cosine;
+      sin_cos_turns(as_float(in[i]), sine, cosine);
+      out[i] = as_bits(cosine);
+    }
+  }
+};
+struct BitCount {
+  static __device__ void run(const uint32_t* in, uint32_t* out, Shared&, int t) {
+    for (int i = t; i < kWords; i += kThreads) out[i] = static_cast<uint32_t>(bit_count(in[i]));
+  }
+};
+struct LowestBit {
+  static __device__ void run(const uint32_t* in, uint32_t* out, Shared&, int t) {
+    for (int i = t; i < kWords; i += kThreads)
+      out[i] = static_cast<uint32_t>(lowest_bit(in[i] | 0x80000000u));
+  }
+};
+
 // ---- host side ----
 
 using Words = std::vector<uint32_t>;
@@ -669,6 +699,14 @@ void arithmetic() {
     for (int i = 0; i < kWords - 8; ++i) x.push_back(draw(generator));
     return x;
   };
+  exact<BitCount>("bit_count", [](const Words& in, Words& want) {
+    for (size_t i = 0; i < in.size(); ++i)
+      for (int bit = 0; bit < 32; ++bit) want[i] += in[i] >> bit & 1;
+  });
+  exact<LowestBit>("lowest_bit", [](const Words& in, Words& want) {
+    for (size_t i = 0; i < in.size(); ++i)
+      while (want[i] < 31 && (in[i] >> want[i] & 1) == 0) ++want[i];
+  });
   // beyond the PTX manual's bounds by the rounding of the result
   std::vector<float> x = uniform(-125.f, 127.f);
   for (float special : {0.f, 1.f, -1.f, 200.f, -200.f, INFINITY, -INFINITY, NAN})
@@ -689,6 +727,16 @@ void arithmetic() {
   for (float special : {1.f, -1.f, 3.f, 0.f, INFINITY, -INFINITY, 1e30f, NAN}) x.push_back(special);
   near<Rcp>(
       "rcp", x, [](double v) { return 1 / v; }, 1.5 * std::ldexp(1, -23), 0);
+  x = uniform(0.f, 1.f);
+  for (float special : {0.f, 0.25f, 0.5f, 0.75f, 0.125f, 1e-6f, 0.999f, 0.001f})
+    x.push_back(special);
+  constexpr double kTurn = 6.283185307179586;
+  near<Sine>(
+      "sin_cos_turns (sine)", x, [](double v) { return std::sin(kTurn * v); }, std::ldexp(1, -21),
+      std::ldexp(1, -23));
+  near<Cosine>(
+      "sin_cos_turns (cosine)", x, [](double v) { return std::cos(kTurn * v); }, std::ldexp(1, -21),
+      std::ldexp(1, -23));
 }
 
 int check(unsigned seed) {
