@@ -43,6 +43,10 @@ class SimTest {
                     "global_norm",
                     "matmul",
                     "bias_backward",
+                    "attention_forward",
+                    "attention_backward",
+                    "attention_decode",
+                    "kv_append",
                     "argmax",
                     "sample");
 
