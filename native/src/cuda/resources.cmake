@@ -1,15 +1,42 @@
 # Reads what ptxas reported of every kernel and compares it with the committed table, or writes the
-# table (-DUPDATE=ON). A spill fails always; register counts are compared only under the nvcc that
-# the table was made with.
+# table (-DUPDATE=ON). A spill fails always, and so does a kernel whose registers let fewer blocks run
+# at once on a multiprocessor than its __launch_bounds__ plan; register counts are compared only
+# under the nvcc that the table was made with.
 cmake_minimum_required(VERSION 3.25)
 execute_process(COMMAND ${NVCC} --version OUTPUT_VARIABLE version)
 string(REGEX MATCH "V([0-9.]+)" version "${version}")
 set(version ${CMAKE_MATCH_1})
 find_program(filt c++filt REQUIRED)
 
+# Blocks of `threads` threads with so many registers each that fit a multiprocessor of sm_80 and
+# sm_90: 65536 registers, given to warps in units of 256; 64 warps; 32 blocks.
+function(resident_blocks threads registers result)
+  math(EXPR warps "(${threads} + 31) / 32")
+  math(EXPR units "(${registers} * 32 + 255) / 256")
+  math(EXPR blocks "256 / ${units} / ${warps}")
+  math(EXPR most "64 / ${warps}")
+  foreach(limit ${most} 32)
+    if(blocks GREATER limit)
+      set(blocks ${limit})
+    endif()
+  endforeach()
+  set(${result} ${blocks} PARENT_SCOPE)
+endfunction()
+
 set(rows)
 foreach(log ${LOGS})
   file(STRINGS ${log} lines)
+  foreach(line IN LISTS lines)
+    if(line MATCHES "^bounds of (.+)")
+      set(kernel ${CMAKE_MATCH_1})
+      set(threads_of_${kernel} 1024)
+      set(planned_of_${kernel} 1)
+    elseif(line MATCHES "^\\.maxntid ([0-9]+), ([0-9]+), ([0-9]+)")
+      math(EXPR threads_of_${kernel} "${CMAKE_MATCH_1} * ${CMAKE_MATCH_2} * ${CMAKE_MATCH_3}")
+    elseif(line MATCHES "^\\.minnctapersm ([0-9]+)")
+      set(planned_of_${kernel} ${CMAKE_MATCH_1})
+    endif()
+  endforeach()
   foreach(line IN LISTS lines)
     if(line MATCHES "Compiling entry function '([^']+)' for '([^']+)'")
       set(kernel ${CMAKE_MATCH_1})
@@ -35,7 +62,15 @@ foreach(log ${LOGS})
         message(SEND_ERROR "${name} on ${arch}: ${spills} bytes of spills, ${stack} of stack; "
                            "none are allowed")
       endif()
-      list(APPEND rows "${name} | ${arch} | ${registers} | ${spills} | ${shared}")
+      resident_blocks(${threads_of_${kernel}} ${registers} resident)
+      set(planned ${planned_of_${kernel}})
+      if(resident LESS planned)
+        message(SEND_ERROR "${name} on ${arch}: ${registers} registers let ${resident} blocks of "
+                           "${threads_of_${kernel}} threads run at once, ${planned} are planned")
+      endif()
+      string(CONCAT row "${name} | ${arch} | ${registers} | ${spills} | ${shared} | "
+                        "${threads_of_${kernel}} | ${planned} | ${resident}")
+      list(APPEND rows "${row}")
     endif()
     if(line MATCHES "serialized|C75[0-9][0-9]")
       message(SEND_ERROR "ptxas: ${line}")
@@ -48,7 +83,8 @@ endif()
 list(SORT rows)
 list(JOIN rows "\n" text)
 set(text "# nvcc ${version}; written by the target update_kernel_resources.
-# kernel | arch | registers | bytes of spills | static shared memory
+# kernel | arch | registers | bytes of spills | static shared memory | threads a block |
+#   blocks planned on a multiprocessor (__launch_bounds__) | blocks that the registers allow
 ${text}\n")
 
 if(UPDATE)
