@@ -221,6 +221,7 @@ gatun_status gatun_device_open(const char* name, const gatun_device_options* opt
       check_options(*options);
       chosen = *options;
     }
+    read_injections();
     auto device = std::make_unique<Device>();
     std::snprintf(device->name, sizeof device->name, "%s", name);
     device->memory.budget = chosen.memory_budget_bytes;

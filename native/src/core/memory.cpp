@@ -67,23 +67,24 @@ void Memory::describe_shortage(char* message, size_t size, const char* who, int6
   }
 }
 
+static std::atomic<int64_t> injections_left[3];
+
+void read_injections() {
+  static constexpr const char* kNames[] = {"alloc:", "launch:", "copy:"};
+  int64_t asked[3] = {};
+  const char* text = std::getenv("GATUN_FAULT");
+  while (text != nullptr && *text != 0) {
+    for (int i = 0; i < 3; ++i)
+      if (std::strncmp(text, kNames[i], std::strlen(kNames[i])) == 0)
+        asked[i] = std::strtoll(text + std::strlen(kNames[i]), nullptr, 10);
+    text = std::strchr(text, ',');
+    if (text != nullptr) ++text;
+  }
+  for (int i = 0; i < 3; ++i) injections_left[i] = asked[i];
+}
+
 bool injected(Injection what) {
-  struct Plan {
-    std::atomic<int64_t> left[3] = {-1, -1, -1};
-    Plan() {
-      const char* text = std::getenv("GATUN_FAULT");
-      static constexpr const char* kNames[] = {"alloc:", "launch:", "copy:"};
-      while (text != nullptr && *text != 0) {
-        for (int i = 0; i < 3; ++i)
-          if (std::strncmp(text, kNames[i], std::strlen(kNames[i])) == 0)
-            left[i] = std::strtoll(text + std::strlen(kNames[i]), nullptr, 10);
-        text = std::strchr(text, ',');
-        if (text != nullptr) ++text;
-      }
-    }
-  };
-  static Plan& plan = *new Plan;  // never destroyed: threads may outlive main
-  std::atomic<int64_t>& left = plan.left[static_cast<int>(what)];
+  std::atomic<int64_t>& left = injections_left[static_cast<int>(what)];
   return left.load(std::memory_order_relaxed) > 0 && left.fetch_sub(1) == 1;
 }
 

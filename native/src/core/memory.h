@@ -44,8 +44,9 @@ class Memory {
 };
 
 // Failures asked for by the environment, for tests: GATUN_FAULT=alloc:k, launch:k or copy:k makes
-// the k-th (from 1) such call of the process fail; several may be joined by commas.
+// the k-th (from 1) such call since a device was last opened fail; several may be joined by commas.
 enum class Injection { kAlloc, kLaunch, kCopy };
+void read_injections();  // as a device is opened
 bool injected(Injection what);
 
 }  // namespace gatun
