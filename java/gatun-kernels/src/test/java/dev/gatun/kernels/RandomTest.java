@@ -11,7 +11,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 /** Random numbers are Philox by counter: the same on every device, and what their names say. */
 class RandomTest {
 
-    private interface Opener {
+    interface Opener {
         Device open();
     }
 

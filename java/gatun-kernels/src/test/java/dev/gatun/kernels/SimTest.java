@@ -6,7 +6,6 @@ import static org.assertj.core.api.Assertions.within;
 
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -20,36 +19,10 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/** The GPU's kernels, executed on the host inside this JVM: the op cases that they cover. */
+/** The GPU's kernels, executed on the host inside this JVM: every op case. */
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class SimTest {
     private static final long SEED = 20_261_125;
-    private static final Set<String> KERNELS =
-            Set.of(
-                    "fill",
-                    "copy",
-                    "random_uniform",
-                    "random_normal",
-                    "add",
-                    "increment",
-                    "embedding_forward",
-                    "embedding_backward",
-                    "gelu_forward",
-                    "gelu_backward",
-                    "dropout",
-                    "layer_norm_forward",
-                    "layer_norm_backward",
-                    "adamw",
-                    "global_norm",
-                    "matmul",
-                    "bias_backward",
-                    "attention_forward",
-                    "attention_backward",
-                    "attention_decode",
-                    "kv_append",
-                    "argmax",
-                    "sample");
-
     private Device sim;
     private Device cpu;
 
@@ -66,7 +39,7 @@ class SimTest {
     }
 
     static Stream<OpCase> cases() {
-        return OpCases.all().stream().filter(c -> KERNELS.containsAll(c.covers()));
+        return OpCases.all().stream();
     }
 
     @ParameterizedTest(name = "{0}")
@@ -185,7 +158,10 @@ class SimTest {
 
     @Test
     void manyThreadsUseOneDevice() throws Exception {
-        OpCase c = cases().filter(each -> each.dtype() == DType.F32).skip(2).findFirst().get();
+        OpCase c =
+                cases().filter(each -> each.covers().contains("layer_norm_forward"))
+                        .findFirst()
+                        .get();
         double[][] values = c.values(SEED);
         double[] wanted = c.oracle().compute(Oracle.EXACT, values)[0];
         List<Tensor> operands = OpCheck.upload(sim, c, values);
