@@ -25,9 +25,10 @@ import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
 /**
- * One training step: forward, backward, clip, AdamW; in f32 and in bf16 beside f32 weights. Of GPT-2
- * 124M's shape with B = 2, T = 256 (the peer of {@code bench/peers/pytorch_gpt2.py step}), or of the
- * demo's with B = 4, T = 256 ({@code -p size=demo}). Prints the device's peak memory at the end.
+ * One training step: forward, backward, clip, AdamW; in f32 and in bf16 beside f32 weights. Of
+ * GPT-2 124M's shape with B = 2, T = 256 (the peer of {@code bench/peers/pytorch_gpt2.py step}), or
+ * of the demo's with B = 4, T = 256 ({@code -p size=demo}). Prints the device's peak memory at the
+ * end.
  */
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.SingleShotTime)
