@@ -67,6 +67,7 @@ public final class Device implements AutoCloseable {
     private final String description;
     private final String reason;
     private final Deque<Stream> idle = new ArrayDeque<>();
+    private final Deque<Stream> idleCapturing = new ArrayDeque<>();
     private final long stream;
     private final Stream transfer;
     private volatile boolean open = true;
@@ -348,6 +349,27 @@ public final class Device implements AutoCloseable {
         }
         stream.adopt(Thread.currentThread());
         return stream;
+    }
+
+    /** A native stream of its own for a capture; an Ops that closes does not give it back. */
+    Stream takeCapturing() {
+        handle();
+        Stream stream;
+        synchronized (idleCapturing) {
+            stream = idleCapturing.poll();
+        }
+        if (stream == null) {
+            stream = Stream.capturing(this);
+        }
+        stream.adopt(Thread.currentThread());
+        return stream;
+    }
+
+    void giveCapturing(Stream stream) {
+        stream.adopt(null);
+        synchronized (idleCapturing) {
+            idleCapturing.push(stream);
+        }
     }
 
     void give(Stream stream) {

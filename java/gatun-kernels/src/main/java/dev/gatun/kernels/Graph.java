@@ -53,19 +53,26 @@ public final class Graph implements AutoCloseable {
 
     private static <T extends Ops> Graph capture(
             Device device, Rng rng, BiFunction<Stream, Rng, T> make, Consumer<T> step) {
-        Stream stream = Stream.capturing(device);
-        long own = stream.handle();
+        Stream stream = device.takeCapturing();
+        Native.check(GatunH.gatun_graph_begin(stream.handle()), "graph_begin");
+        try (T ops = make.apply(stream, rng)) {
+            step.accept(ops);
+        } catch (Throwable e) {
+            new Graph(device, end(stream)).close();
+            throw e;
+        }
+        return new Graph(device, end(stream));
+    }
+
+    /** The native graph; the stream may be used again. */
+    private static long end(Stream stream) {
+        stream.adopt(Thread.currentThread());
         try (Arena arena = Arena.ofConfined()) {
-            Native.check(GatunH.gatun_graph_begin(own), "graph_begin");
-            stream.adopt(Thread.currentThread());
-            try (T ops = make.apply(stream, rng)) {
-                step.accept(ops);
-            }
             MemorySegment result = arena.allocate(ValueLayout.JAVA_LONG);
-            Native.check(GatunH.gatun_graph_end(own, result), "graph_end");
-            return new Graph(device, result.get(ValueLayout.JAVA_LONG, 0));
+            Native.check(GatunH.gatun_graph_end(stream.handle(), result), "graph_end");
+            return result.get(ValueLayout.JAVA_LONG, 0);
         } finally {
-            Native.check(GatunH.gatun_stream_destroy(own), "stream_destroy");
+            stream.device.giveCapturing(stream);
         }
     }
 

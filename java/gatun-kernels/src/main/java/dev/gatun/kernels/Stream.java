@@ -40,7 +40,7 @@ final class Stream {
         this(device, 0);
     }
 
-    /** A native stream that the caller destroys, whose ops a graph remembers. */
+    /** A native stream, whose ops a graph remembers. */
     static Stream capturing(Device device) {
         return new Stream(device, create(device));
     }
