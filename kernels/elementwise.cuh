@@ -26,43 +26,6 @@ struct Place {
 
 // ---- packs ----
 
-template <typename T>
-__device__ __forceinline__ T load_element(const T* p) {
-  T value;
-  if constexpr (sizeof(T) == 8) {
-    const uint2 bits = ld64(p);
-    std::memcpy(&value, &bits, 8);
-  } else if constexpr (sizeof(T) == 4) {
-    const uint32_t bits = ld32(p);
-    std::memcpy(&value, &bits, 4);
-  } else if constexpr (sizeof(T) == 2) {
-    const uint16_t bits = ld16(p);
-    std::memcpy(&value, &bits, 2);
-  } else {
-    value = *p;
-  }
-  return value;
-}
-
-template <typename T>
-__device__ __forceinline__ void store_element(T* p, T value) {
-  if constexpr (sizeof(T) == 8) {
-    uint2 bits;
-    std::memcpy(&bits, &value, 8);
-    st64(p, bits);
-  } else if constexpr (sizeof(T) == 4) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    st32(p, bits);
-  } else if constexpr (sizeof(T) == 2) {
-    uint16_t bits;
-    std::memcpy(&bits, &value, 2);
-    st16(p, bits);
-  } else {
-    *p = value;
-  }
-}
-
 // kCount consecutive elements as they are stored: 8 or 16 bytes by one access, or single elements.
 template <typename T, int kCount>
 struct Pack {

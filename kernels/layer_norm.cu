@@ -184,8 +184,10 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
                       v[k], rstd);
     }
     if (lane == 0) {
-      if (p.mean != nullptr) p.mean[row_offset(p.layout, Forward::kMean, row)] = mean;
-      if (p.rstd != nullptr) p.rstd[row_offset(p.layout, Forward::kRstd, row)] = rstd;
+      if (p.mean != nullptr)
+        store_element(p.mean + row_offset(p.layout, Forward::kMean, row), mean);
+      if (p.rstd != nullptr)
+        store_element(p.rstd + row_offset(p.layout, Forward::kRstd, row), rstd);
     }
   }
 }
@@ -230,8 +232,10 @@ __global__ void __launch_bounds__(kNormLoopThreads, kNormLoopBlocks)
                     static_cast<int>(column), v, rstd);
     }
     if (threadIdx.x == 0) {
-      if (p.mean != nullptr) p.mean[row_offset(p.layout, Forward::kMean, row)] = mean;
-      if (p.rstd != nullptr) p.rstd[row_offset(p.layout, Forward::kRstd, row)] = rstd;
+      if (p.mean != nullptr)
+        store_element(p.mean + row_offset(p.layout, Forward::kMean, row), mean);
+      if (p.rstd != nullptr)
+        store_element(p.rstd + row_offset(p.layout, Forward::kRstd, row), rstd);
     }
   }
 }
@@ -258,7 +262,8 @@ __device__ __forceinline__ void store_partial(float* partial, int columns, int l
   if constexpr (kRows == 1) {
     UNROLL for (int k = 0; k < kPacks; ++k) {
       const int column = (k * kThreads + lane) * kVec;
-      if (column < columns) UNROLL for (int i = 0; i < kVec; ++i) partial[column + i] = mine[k][i];
+      if (column < columns)
+        UNROLL for (int i = 0; i < kVec; ++i) store_element(partial + column + i, mine[k][i]);
     }
   } else {
     __syncthreads();  // the previous partial was read
@@ -268,7 +273,7 @@ __device__ __forceinline__ void store_partial(float* partial, int columns, int l
     for (int column = static_cast<int>(threadIdx.x); column < columns; column += kThreads * kRows) {
       float total = 0.f;
       UNROLL for (int row = 0; row < kRows; ++row) total += shared.column[row][column];
-      partial[column] = total;
+      store_element(partial + column, total);
     }
   }
 }
@@ -292,8 +297,8 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
        row += step) {
     const T* x = static_cast<const T*>(p.x) + row_offset(p.layout, Backward::kX, row);
     const T* dy = static_cast<const T*>(p.dy) + row_offset(p.layout, Backward::kDy, row);
-    const float mean = p.mean[row_offset(p.layout, Backward::kMean, row)];
-    const float rstd = p.rstd[row_offset(p.layout, Backward::kRstd, row)];
+    const float mean = load_element(p.mean + row_offset(p.layout, Backward::kMean, row));
+    const float rstd = load_element(p.rstd + row_offset(p.layout, Backward::kRstd, row));
     float xhat[kPacks][kVec], gradient[kPacks][kVec];
     float sums[2] = {0.f, 0.f};
     // all loads of the row before the arithmetic, so that they are in flight together
@@ -359,8 +364,8 @@ __global__ void __launch_bounds__(kNormLoopThreads, kNormLoopBlocks)
   for (int64_t row = blockIdx.x; row < p.layout.rows; row += gridDim.x) {
     const T* x = static_cast<const T*>(p.x) + row_offset(p.layout, Backward::kX, row);
     const T* dy = static_cast<const T*>(p.dy) + row_offset(p.layout, Backward::kDy, row);
-    const float mean = p.mean[row_offset(p.layout, Backward::kMean, row)];
-    const float rstd = p.rstd[row_offset(p.layout, Backward::kRstd, row)];
+    const float mean = load_element(p.mean + row_offset(p.layout, Backward::kMean, row));
+    const float rstd = load_element(p.rstd + row_offset(p.layout, Backward::kRstd, row));
     const auto load = [&](int64_t column, float* xhat, float* gradient) {
       float w[kVec];
       load_values<kVec>(x + column, xhat);
@@ -410,14 +415,14 @@ __global__ void __launch_bounds__(kNormLoopThreads)
         to_float(static_cast<const T*>(p.x)[row_offset(p.layout, Backward::kX, row) + column]);
     const float dy =
         to_float(static_cast<const T*>(p.dy)[row_offset(p.layout, Backward::kDy, row) + column]);
-    const float mean = p.mean[row_offset(p.layout, Backward::kMean, row)];
-    const float rstd = p.rstd[row_offset(p.layout, Backward::kRstd, row)];
+    const float mean = load_element(p.mean + row_offset(p.layout, Backward::kMean, row));
+    const float rstd = load_element(p.rstd + row_offset(p.layout, Backward::kRstd, row));
     dweight += dy * ((x - mean) * rstd);
     dbias += dy;
   }
   float* partial = p.partials + int64_t{blockIdx.y} * 2 * p.columns;
-  partial[column] = dweight;
-  partial[p.columns + column] = dbias;
+  store_element(partial + column, dweight);
+  store_element(partial + p.columns + column, dbias);
 }
 
 struct FinishShared {
@@ -449,7 +454,7 @@ __global__ void __launch_bounds__(kNormFinishColumns* kNormFinishThreads)
   float total = 0.f;
   if (column < p.columns)
     for (int64_t i = part; i < p.partial_count; i += kNormFinishThreads)
-      total += p.partials[(2 * i + (second ? 1 : 0)) * p.columns + column];
+      total += load_element(p.partials + (2 * i + (second ? 1 : 0)) * p.columns + column);
   shared.part[part][lane] = total;
   __syncthreads();
   if (part != 0 || column >= p.columns) return;

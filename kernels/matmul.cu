@@ -269,7 +269,7 @@ struct ElementLoader {
       const T* at = source + row * row_stride + k * k_stride;
       float v[kVector<T>];
       UNROLL for (int i = 0; i < kVector<T>; ++i, at += k_stride) v[i] =
-          row < rows_left && k + i < k_left ? load_element(at) : 0.f;
+          row < rows_left && k + i < k_left ? to_float(load_element(at)) : 0.f;
       sts128(Tile::address(tile, row, unit), pack<T>(v));
     }
   }
@@ -406,7 +406,7 @@ __global__ void __launch_bounds__(kMatmulFinishThreads)
        i += int64_t{gridDim.x} * kMatmulFinishThreads) {
     float v[4] = {}, more[4];
     for (int s = 0; s < splits; ++s) {
-      load_quad(p.partials + (s * part + i) * 4, more);
+      load_values<4>(p.partials + (s * part + i) * 4, more);
       UNROLL for (int e = 0; e < 4; ++e) v[e] += more[e];
     }
     const int64_t row = i / quads;

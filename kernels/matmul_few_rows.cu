@@ -22,7 +22,7 @@ template <typename T>
 __device__ __forceinline__ uint4 load_unit(const T* p, int left) {
   if (left >= kVector<T>) return ld128_once(p);
   float v[kVector<T>];
-  UNROLL for (int i = 0; i < kVector<T>; ++i) v[i] = i < left ? load_element(p + i) : 0.f;
+  UNROLL for (int i = 0; i < kVector<T>; ++i) v[i] = i < left ? to_float(load_element(p + i)) : 0.f;
   return pack<T>(v);
 }
 
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kFewRowsThreads)
       } else {
         float v[kVec];
         UNROLL for (int e = 0; e < kVec; ++e) v[e] =
-            e < left ? load_element(a + place_in_a(p, row, first + e)) : 0.f;
+            e < left ? to_float(load_element(a + place_in_a(p, row, first + e))) : 0.f;
         words = pack<T>(v);
       }
       sts128(shared_address(&shared.a[row][unit]), words);
@@ -128,7 +128,8 @@ __global__ void __launch_bounds__(kFewRowsThreads)
     for (int i = thread; i < kRows * depth; i += kFewRowsThreads) {
       const int row = i / depth, at = i % depth;
       const float value =
-          row < p.m ? load_element(a + place_in_a(p, row, static_cast<int>(k) + at)) : 0.f;
+          row < p.m ? to_float(load_element(a + place_in_a(p, row, static_cast<int>(k) + at)))
+                    : 0.f;
       sts32(shared_address(&shared.a[at][row]), as_bits(value));
     }
     __syncthreads();

@@ -24,59 +24,23 @@ struct MatMulProblem : MatMul {
   bool preactivation_vectors;
 };
 
-// ---- single elements, and four ----
-
-__device__ __forceinline__ float load_element(const float* p) { return as_float(ld32(p)); }
-template <typename T>
-__device__ __forceinline__ float load_element(const T* p) {
-  float v[2];
-  unpack(uint32_t{ld16(p)}, v, T());
-  return v[0];
-}
-
-__device__ __forceinline__ void store_element(float* p, float x) { st32(p, as_bits(x)); }
-template <typename T>
-__device__ __forceinline__ void store_element(T* p, float x) {
-  const float v[2] = {x, 0.f};
-  st16(p, static_cast<uint16_t>(pack(v, T())));
-}
-
-__device__ __forceinline__ void load_quad(const float* p, float (&v)[4]) {
-  unpack<float>(ld128(p), v);
-}
-template <typename T>
-__device__ __forceinline__ void load_quad(const T* p, float (&v)[4]) {
-  const uint2 words = ld64(p);
-  float low[2], high[2];
-  unpack(words.x, low, T());
-  unpack(words.y, high, T());
-  v[0] = low[0], v[1] = low[1], v[2] = high[0], v[3] = high[1];
-}
-
-__device__ __forceinline__ void store_quad(float* p, const float (&v)[4]) {
-  st128(p, pack<float>(v));
-}
-template <typename T>
-__device__ __forceinline__ void store_quad(T* p, const float (&v)[4]) {
-  const float low[2] = {v[0], v[1]}, high[2] = {v[2], v[3]};
-  st64(p, {pack(low, T()), pack(high, T())});
-}
+// ---- four elements ----
 
 // The first `count` of four, by one access where `vectors`.
 template <typename T>
 __device__ __forceinline__ void load_some(const T* p, int count, bool vectors, float (&v)[4]) {
   if (vectors && count == 4) {
-    load_quad(p, v);
+    load_values<4>(p, v);
   } else {
-    UNROLL for (int i = 0; i < 4; ++i) v[i] = i < count ? load_element(p + i) : 0.f;
+    UNROLL for (int i = 0; i < 4; ++i) v[i] = i < count ? to_float(load_element(p + i)) : 0.f;
   }
 }
 template <typename T>
 __device__ __forceinline__ void store_some(T* p, int count, bool vectors, const float (&v)[4]) {
   if (vectors && count == 4) {
-    store_quad(p, v);
+    store_values<4>(p, v);
   } else {
-    UNROLL for (int i = 0; i < 4; ++i) if (i < count) store_element(p + i, v[i]);
+    UNROLL for (int i = 0; i < 4; ++i) if (i < count) store_values<1>(p + i, v + i);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "fault.h"
 #include "launch.cuh"
@@ -83,12 +84,50 @@ __device__ __forceinline__ uint4 pack(const float* v) {
   return {word[0], word[1], word[2], word[3]};
 }
 
+// One element, whatever its alignment to vectors.
+template <typename T>
+__device__ __forceinline__ T load_element(const T* p) {
+  T value;
+  if constexpr (sizeof(T) == 8) {
+    const uint2 bits = ld64(p);
+    std::memcpy(&value, &bits, 8);
+  } else if constexpr (sizeof(T) == 4) {
+    const uint32_t bits = ld32(p);
+    std::memcpy(&value, &bits, 4);
+  } else if constexpr (sizeof(T) == 2) {
+    const uint16_t bits = ld16(p);
+    std::memcpy(&value, &bits, 2);
+  } else {
+    value = *p;
+  }
+  return value;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_element(T* p, T value) {
+  if constexpr (sizeof(T) == 8) {
+    uint2 bits;
+    std::memcpy(&bits, &value, 8);
+    st64(p, bits);
+  } else if constexpr (sizeof(T) == 4) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    st32(p, bits);
+  } else if constexpr (sizeof(T) == 2) {
+    uint16_t bits;
+    std::memcpy(&bits, &value, 2);
+    st16(p, bits);
+  } else {
+    *p = value;
+  }
+}
+
 // kCount elements to f32: by 16-byte accesses, by one of 8 bytes where they have no more, or one by
 // one where kCount is 1.
 template <int kCount, typename T>
 __device__ __forceinline__ void load_values(const T* p, float* v) {
   if constexpr (kCount == 1) {
-    v[0] = to_float(*p);
+    v[0] = to_float(load_element(p));
   } else if constexpr (kCount * sizeof(T) == 8) {
     const uint2 words = ld64(p);
     constexpr int kEach = kCount / 2;
@@ -105,7 +144,7 @@ __device__ __forceinline__ void load_values(const T* p, float* v) {
 template <int kCount, typename T>
 __device__ __forceinline__ void store_values(T* p, const float* v) {
   if constexpr (kCount == 1) {
-    *p = from_float<T>(v[0]);
+    store_element(p, from_float<T>(v[0]));
   } else if constexpr (kCount * sizeof(T) == 8) {
     constexpr int kEach = kCount / 2;
     float part[2][kEach];
