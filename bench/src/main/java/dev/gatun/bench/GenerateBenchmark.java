@@ -68,7 +68,7 @@ public class GenerateBenchmark {
         ops = opened.ops();
         cache = model.cache(batch, PROMPT + TOKENS);
         next_B = Tensor.empty(opened, DType.I32, Purpose.OTHER, batch);
-        prompts = new Random(1).ints(batch * PROMPT, 0, CONFIG.vocabulary()).toArray();
+        prompts = new Random(1).ints((long) batch * PROMPT, 0, CONFIG.vocabulary()).toArray();
         empty = new int[batch];
         prompted = new int[batch];
         Arrays.fill(prompted, PROMPT);
