@@ -75,8 +75,8 @@ public class TrainStepBenchmark {
                         model.parameters(),
                         TrainingArguments.of("unused").weightDecay(0.1).adam(0.9, 0.95, 1e-8));
         var random = new Random(1);
-        ids = random.ints(batch * TIME, 0, config.vocabulary()).toArray();
-        targets = random.ints(batch * TIME, 0, config.vocabulary()).toArray();
+        ids = random.ints((long) batch * TIME, 0, config.vocabulary()).toArray();
+        targets = random.ints((long) batch * TIME, 0, config.vocabulary()).toArray();
     }
 
     @Benchmark
