@@ -502,8 +502,6 @@ __global__ void __launch_bounds__(kAttentionThreads)
 
 namespace {
 
-size_t size_of(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
-
 bool on_tensor_cores(ElementType type, ElementType pages_type) {
   return type == pages_type && type != ElementType::kF32;
 }

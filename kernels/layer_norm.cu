@@ -467,8 +467,6 @@ __global__ void __launch_bounds__(kNormFinishColumns* kNormFinishThreads)
 
 namespace {
 
-size_t bytes_of(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
-
 // Whether all rows that start at `base` can be read 16 bytes at a time.
 template <int kOperands>
 bool aligned_rows(const void* base, size_t size, const RowLayout<kOperands>& layout, int operand) {
@@ -481,7 +479,7 @@ bool aligned_rows(const void* base, size_t size, const RowLayout<kOperands>& lay
 bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
 bool aligned(ElementType type, const Forward& p) {
-  const size_t size = bytes_of(type);
+  const size_t size = size_of(type);
   return static_cast<size_t>(p.columns) * size % 16 == 0 && aligned(p.weight) && aligned(p.bias) &&
          aligned_rows(p.x, size, p.layout, Forward::kX) &&
          aligned_rows(p.residual, size, p.layout, Forward::kResidual) &&
@@ -490,7 +488,7 @@ bool aligned(ElementType type, const Forward& p) {
 }
 
 bool aligned(ElementType type, const Backward& p) {
-  const size_t size = bytes_of(type);
+  const size_t size = size_of(type);
   return static_cast<size_t>(p.columns) * size % 16 == 0 && aligned(p.weight) &&
          aligned_rows(p.x, size, p.layout, Backward::kX) &&
          aligned_rows(p.dy, size, p.layout, Backward::kDy) &&

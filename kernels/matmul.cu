@@ -418,12 +418,11 @@ __global__ void __launch_bounds__(kMatmulFinishThreads)
 
 namespace {
 
-int64_t element_bytes(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
-
 // Whether all rows of an operand start at multiples of `bytes`.
 bool aligned(const void* address, ElementType type, int64_t stride, const MatMul& p,
              MatMul::Operand operand, int64_t bytes) {
-  const auto fits = [&](int64_t elements) { return elements * element_bytes(type) % bytes == 0; };
+  const auto size = static_cast<int64_t>(size_of(type));
+  const auto fits = [&](int64_t elements) { return elements * size % bytes == 0; };
   bool all =
       reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(bytes) == 0 && fits(stride);
   for (int d = 0; d < p.batch.rank; ++d) all = all && fits(p.batch.stride[operand][d]);
@@ -446,7 +445,7 @@ Choice choose(ElementType in, ElementType out, const MatMul& p, int sm_count) {
   if (p.m <= 1) problem.out_stride = problem.preactivation_stride = 0;
   problem.out_type = out;
   problem.partial_columns = (p.n + 3) / 4 * 4;
-  const int64_t quad = 4 * element_bytes(out);
+  const auto quad = static_cast<int64_t>(4 * size_of(out));
   problem.out_vectors = aligned(p.out, out, problem.out_stride, p, MatMul::kOut, quad);
   problem.preactivation_vectors =
       aligned(p.preactivation, out, problem.preactivation_stride, p, MatMul::kPreactivation, quad);

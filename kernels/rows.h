@@ -1,11 +1,14 @@
 // How kernels see tensors: element types, and rows in dimensions with strides.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace gatun::kernels {
 
 enum class ElementType { kF32, kF16, kBf16 };
+
+constexpr size_t size_of(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
 
 // The dimensions above the rows of several operands, the innermost first, already merged where the
 // strides allow; strides in elements. Rank 0 is one row.

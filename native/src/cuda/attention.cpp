@@ -98,8 +98,7 @@ void attention_backward(Context& context, const AttentionBackward& args) {
   p.add_dq = adds(args.accumulate, 0);
   p.add_dk = adds(args.accumulate, 1);
   p.add_dv = adds(args.accumulate, 2);
-  const size_t scratch = kernels::attention_backward_scratch_bytes(p.shape);
-  if (scratch > 0) p.statistics = static_cast<float*>(context.workspace(scratch));
+  p.statistics = scratch<float>(context, kernels::attention_backward_scratch_bytes(p.shape));
   check_launch(op, kernels::attention_backward(stream_of(context), element_type(args.q.dtype), p));
 }
 
@@ -141,8 +140,8 @@ void attention_decode(Context& context, const AttentionDecode& args) {
   const kernels::ElementType type = element_type(args.q.dtype);
   const kernels::ElementType pages_type = element_type(args.k_pages.dtype);
   const int sm_count = multiprocessors();
-  const size_t scratch = kernels::attention_decode_scratch_bytes(type, pages_type, p, sm_count);
-  if (scratch > 0) p.partials = static_cast<float*>(context.workspace(scratch));
+  p.partials = scratch<float>(
+      context, kernels::attention_decode_scratch_bytes(type, pages_type, p, sm_count));
   check_launch(op, kernels::attention_decode(stream_of(context), type, pages_type, p, sm_count));
 }
 

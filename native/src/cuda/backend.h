@@ -70,6 +70,12 @@ inline const kernels::FaultSink& faults_of(const Context& context) {
   return *static_cast<const kernels::FaultSink*>(context.native_faults);
 }
 
+// The stream's workspace, null where the kernel wants none of it.
+template <typename T>
+T* scratch(Context& context, size_t bytes) {
+  return bytes == 0 ? nullptr : static_cast<T*>(context.workspace(bytes));
+}
+
 // Multiprocessors of the current device.
 int multiprocessors();
 

@@ -28,8 +28,7 @@ void cross_entropy(Context& context, const CrossEntropy& args) {
   p.smoothing = args.label_smoothing;
   p.write_gradient = args.write_gradient;
   p.accumulate = args.accumulate;
-  const size_t scratch = kernels::cross_entropy_scratch_bytes(p);
-  if (scratch > 0) p.sums = static_cast<double*>(context.workspace(scratch));
+  p.sums = scratch<double>(context, kernels::cross_entropy_scratch_bytes(p));
   check_launch(op, kernels::cross_entropy(stream_of(context), element_type(args.logits.dtype), p));
 }
 

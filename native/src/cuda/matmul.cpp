@@ -76,8 +76,7 @@ void matmul(Context& context, const MatMul& args) {
 
   const kernels::ElementType in = element_type(args.a.dtype), out = element_type(args.out.dtype);
   const int sm_count = multiprocessors();
-  const size_t scratch = kernels::matmul_scratch_bytes(in, out, p, sm_count);
-  if (scratch > 0) p.partials = static_cast<float*>(context.workspace(scratch));
+  p.partials = scratch<float>(context, kernels::matmul_scratch_bytes(in, out, p, sm_count));
   check_launch("matmul", kernels::matmul(stream_of(context), in, out, p, sm_count));
 }
 
@@ -91,8 +90,7 @@ void bias_backward(Context& context, const BiasBackward& args) {
   p.layout = row_layout(args.dy, {&args.dy});
   const kernels::ElementType type = element_type(args.dy.dtype);
   const int sm_count = multiprocessors();
-  const size_t scratch = kernels::bias_backward_scratch_bytes(type, p, sm_count);
-  if (scratch > 0) p.partials = static_cast<float*>(context.workspace(scratch));
+  p.partials = scratch<float>(context, kernels::bias_backward_scratch_bytes(type, p, sm_count));
   check_launch("bias_backward",
                kernels::bias_backward(stream_of(context), type, element_type(args.dbias.dtype), p,
                                       sm_count));

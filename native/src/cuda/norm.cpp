@@ -74,8 +74,8 @@ void layer_norm_backward(Context& context, const LayerNormBackward& args) {
   const kernels::ElementType type = element_type(args.x.dtype);
   const kernels::ElementType parameters = element_type(args.weight.dtype);
   const int sm_count = multiprocessors();
-  const size_t scratch = kernels::layer_norm_backward_scratch_bytes(type, parameters, p, sm_count);
-  if (scratch > 0) p.partials = static_cast<float*>(context.workspace(scratch));
+  p.partials = scratch<float>(
+      context, kernels::layer_norm_backward_scratch_bytes(type, parameters, p, sm_count));
   check_launch(op, kernels::layer_norm_backward(stream_of(context), type, parameters, p, sm_count));
 }
 

@@ -40,8 +40,7 @@ void global_norm(Context& context, const GlobalNorm& args) {
   p.norm = args.norm.as<float>();
   p.factor = args.factor.as<float>();
   p.max_norm = args.max_norm;
-  const size_t scratch = kernels::global_norm_scratch_bytes(tensors.data(), count);
-  if (scratch > 0) p.sums = static_cast<double*>(context.workspace(scratch));
+  p.sums = scratch<double>(context, kernels::global_norm_scratch_bytes(tensors.data(), count));
   check_launch("global_norm", kernels::global_norm(stream_of(context), tensors.data(), count, p));
 }
 
