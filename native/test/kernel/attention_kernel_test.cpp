@@ -14,6 +14,7 @@
 #include "../../../kernels/attention.cu"
 #include "../../../kernels/attention_decode.cu"
 #include "../../../kernels/attention_f32.cu"
+#include "element.h"
 
 namespace {
 
@@ -24,13 +25,6 @@ std::mt19937 generator;
 int failures = 0;
 int checks = 0;
 
-const char* name(ElementType type) {
-  return type == ElementType::kF32 ? "f32" : type == ElementType::kF16 ? "f16" : "bf16";
-}
-// What one rounding to the type may change, relatively.
-double precision(ElementType type) {
-  return type == ElementType::kF32 ? 0x1p-24 : type == ElementType::kF16 ? 0x1p-11 : 0x1p-8;
-}
 template <typename T>
 using Device = std::vector<T, simt::DeviceAllocator<T>>;
 
@@ -64,35 +58,16 @@ struct Heads {
     memory.resize(static_cast<size_t>((b * batch_stride + c) * size() / 16 + 2 * kMargin / 16 + 2));
     std::memset(memory.data(), 0xA5, memory.size() * 16);
   }
-  int64_t size() const { return type == ElementType::kF32 ? 4 : 2; }
+  int64_t size() const { return static_cast<int64_t>(size_of(type)); }
   char* bytes() { return reinterpret_cast<char*>(memory.data()); }
   int64_t offset(int64_t b, int64_t h, int64_t r, int64_t c) const {
     return start + (b * batch_stride + h * head_stride + r * row_stride + c) * size();
   }
   double get(int64_t b, int64_t h, int64_t r, int64_t c) const {
-    const char* p = reinterpret_cast<const char*>(memory.data()) + offset(b, h, r, c);
-    switch (type) {
-      case ElementType::kF32:
-        return *reinterpret_cast<const float*>(p);
-      case ElementType::kF16:
-        return __half2float(*reinterpret_cast<const __half*>(p));
-      default:
-        return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(p));
-    }
+    return value_at(type, reinterpret_cast<const char*>(memory.data()) + offset(b, h, r, c));
   }
   void set(int64_t b, int64_t h, int64_t r, int64_t c, double value) {
-    const float x = static_cast<float>(value);
-    char* p = bytes() + offset(b, h, r, c);
-    switch (type) {
-      case ElementType::kF32:
-        *reinterpret_cast<float*>(p) = x;
-        return;
-      case ElementType::kF16:
-        *reinterpret_cast<__half*>(p) = __float2half_rn(x);
-        return;
-      default:
-        *reinterpret_cast<__nv_bfloat16*>(p) = __float2bfloat16_rn(x);
-    }
+    set_value(type, bytes() + offset(b, h, r, c), static_cast<float>(value));
   }
   template <typename F>
   void each(F f) const {
@@ -134,9 +109,9 @@ struct Case {
   double scale;
   std::string text() const {
     char line[200];
-    std::snprintf(line, sizeof line, "%s b%d h%d/%d q%d k%d d%d%s layout %d scale %.3g", name(type),
-                  batch, heads, group, queries, keys, columns, causal ? " causal" : "",
-                  static_cast<int>(layout), scale);
+    std::snprintf(line, sizeof line, "%s b%d h%d/%d q%d k%d d%d%s layout %d scale %.3g",
+                  name_of(type), batch, heads, group, queries, keys, columns,
+                  causal ? " causal" : "", static_cast<int>(layout), scale);
     std::string all = line;
     if (!lengths.empty()) all += " lengths";
     for (int32_t length : lengths) all += " " + std::to_string(length);
@@ -219,6 +194,22 @@ struct Problem {
             out.view(),
             {reinterpret_cast<float*>(lse.bytes() + lse.start), lse.batch_stride, lse.row_stride}};
   }
+  // Overwrites; `statistics` has attention_backward_scratch_bytes().
+  AttentionBackward backward(Heads& dq, Heads& dk, Heads& dv, Heads& dout, float* statistics) {
+    AttentionBackward p = {};
+    p.shape = shape();
+    p.dq = dq.view();
+    p.dk = dk.view();
+    p.dv = dv.view();
+    p.dout = dout.view();
+    p.out = out.view();
+    p.q = q.view();
+    p.k = k.view();
+    p.v = v.view();
+    p.lse = forward().lse;
+    p.statistics = statistics;
+    return p;
+  }
   size_t row(int64_t b, int64_t h, int64_t i) const {
     return static_cast<size_t>((b * c.heads + h) * c.queries + i);
   }
@@ -231,7 +222,7 @@ struct Problem {
     checks += 2;
     bool out_reported = false, lse_reported = false;
     weights.assign(row(c.batch, 0, 0) * static_cast<size_t>(c.keys), 0);
-    const double eps = precision(c.type);
+    const double eps = precision_of(c.type);
     for (int64_t b = 0; b < c.batch; ++b)
       for (int64_t h = 0; h < c.heads; ++h) {
         const auto queries = q.head(b, h), keys = k.head(b, h / c.group),
@@ -293,25 +284,15 @@ void compare_backward(Problem& problem, unsigned add, unsigned missing) {
       d[i].each([&](int64_t b, int64_t h, int64_t r, int64_t e) { d[i].set(b, h, r, e, NAN); });
     before[i] = d[i].outside();
   }
-  AttentionBackward p = {};
-  p.shape = problem.shape();
+  const size_t scratch = attention_backward_scratch_bytes(problem.shape()) / sizeof(float);
+  Device<float> statistics(scratch + 4, 12345.f);
+  AttentionBackward p = problem.backward(d[0], d[1], d[2], dout, statistics.data());
   HeadRows* const to[3] = {&p.dq, &p.dk, &p.dv};
-  for (int i = 0; i < 3; ++i) {
-    *to[i] = d[i].view();
+  for (int i = 0; i < 3; ++i)
     if (missing >> i & 1) to[i]->data = nullptr;
-  }
-  p.dout = dout.view();
-  p.out = problem.out.view();
-  p.q = problem.q.view();
-  p.k = problem.k.view();
-  p.v = problem.v.view();
-  p.lse = problem.forward().lse;
   p.add_dq = add & 1;
   p.add_dk = add >> 1 & 1;
   p.add_dv = add >> 2 & 1;
-  const size_t scratch = attention_backward_scratch_bytes(p.shape) / sizeof(float);
-  Device<float> statistics(scratch + 4, 12345.f);
-  p.statistics = statistics.data();
   std::vector<std::vector<double>> wanted(3), terms(3);
   for (int i = 0; i < 3; ++i) {
     d[i].each([&](int64_t b, int64_t h, int64_t r, int64_t e) {
@@ -324,7 +305,7 @@ void compare_backward(Problem& problem, unsigned add, unsigned missing) {
   if (statistics[scratch] != 12345.f) fail(c, "wrote beyond its scratch");
 
   const auto width = static_cast<size_t>(c.columns);
-  const double eps = precision(c.type);
+  const double eps = precision_of(c.type);
   for (int64_t b = 0; b < c.batch; ++b)
     for (int64_t h = 0; h < c.heads; ++h) {
       const auto q = problem.q.head(b, h), o = problem.out.head(b, h), g = dout.head(b, h);
@@ -493,7 +474,7 @@ void run_decode(const DecodeCase& d) {
   if (record[0].kind != FaultKind::kNone) fail(c, "decode: a fault was reported");
   bool reported = false;
   // with 16-bit pages of the type of q, weights are rounded to it
-  const double eps = d.type == d.pages_type ? precision(d.type) : 0x1p-20;
+  const double eps = d.type == d.pages_type ? precision_of(d.type) : 0x1p-20;
   for (int64_t b = 0; b < d.batch; ++b)
     for (int64_t h = 0; h < d.heads; ++h)
       for (int64_t i = 0; i < d.queries; ++i) {
@@ -522,7 +503,8 @@ void run_decode(const DecodeCase& d) {
             terms += std::fabs(term);
           }
           check(c, "decode", b, h, i, e, out.get(b, h, i, e), wanted,
-                terms * (eps + 0x1p-20 * (size + 4)) + precision(d.type) * std::fabs(wanted) + 1e-7,
+                terms * (eps + 0x1p-20 * (size + 4)) + precision_of(d.type) * std::fabs(wanted) +
+                    1e-7,
                 reported);
         }
       }
@@ -740,20 +722,7 @@ std::vector<char> all_results(ElementType type) {
   keep(problem.lse);
   Heads dout = problem.q, dq = problem.q, dk = problem.k, dv = problem.v;
   Device<float> statistics(attention_backward_scratch_bytes(problem.shape()) / sizeof(float));
-  const AttentionBackward p = {problem.shape(),
-                               dq.view(),
-                               dk.view(),
-                               dv.view(),
-                               dout.view(),
-                               problem.out.view(),
-                               problem.q.view(),
-                               problem.k.view(),
-                               problem.v.view(),
-                               problem.forward().lse,
-                               statistics.data(),
-                               false,
-                               false,
-                               false};
+  const AttentionBackward p = problem.backward(dq, dk, dv, dout, statistics.data());
   if (!ran(c, "backward", attention_backward(nullptr, c.type, p))) return bytes;
   for (Heads* heads : {&dq, &dk, &dv}) keep(*heads);
   return bytes;
@@ -792,20 +761,7 @@ void nan_stays(ElementType type) {
   Heads dk(type, c.batch, c.heads / c.group, c.keys, c.columns, c.layout), dv = dk;
   dout.random(1);
   Device<float> statistics(attention_backward_scratch_bytes(problem.shape()) / sizeof(float));
-  const AttentionBackward p = {problem.shape(),
-                               dq.view(),
-                               dk.view(),
-                               dv.view(),
-                               dout.view(),
-                               problem.out.view(),
-                               problem.q.view(),
-                               problem.k.view(),
-                               problem.v.view(),
-                               problem.forward().lse,
-                               statistics.data(),
-                               false,
-                               false,
-                               false};
+  const AttentionBackward p = problem.backward(dq, dk, dv, dout, statistics.data());
   if (!ran(c, "backward", attention_backward(nullptr, c.type, p))) return;
   int64_t wrong = 0;
   for (Heads* heads : {&problem.out, &dq})
@@ -864,21 +820,7 @@ void far_apart(ElementType type) {
   Heads dk(type, c.batch, c.heads / c.group, c.keys, c.columns, c.layout), dv = dk;
   dout.random(1);
   Device<float> statistics(attention_backward_scratch_bytes(problem.shape()) / sizeof(float));
-  const HeadStatistic lse = problem.forward().lse;
-  const AttentionBackward p = {problem.shape(),
-                               dq.view(),
-                               dk.view(),
-                               dv.view(),
-                               dout.view(),
-                               problem.out.view(),
-                               problem.q.view(),
-                               problem.k.view(),
-                               problem.v.view(),
-                               lse,
-                               statistics.data(),
-                               false,
-                               false,
-                               false};
+  const AttentionBackward p = problem.backward(dq, dk, dv, dout, statistics.data());
   const FarHeads q(problem.q), k(problem.k), v(problem.v), out(problem.out), far_dout(dout),
       far_dq(dq), far_dk(dk), far_dv(dv);
   if (q.memory == nullptr || out.memory == nullptr || far_dv.memory == nullptr)
@@ -887,7 +829,7 @@ void far_apart(ElementType type) {
       !ran(c, "backward", attention_backward(nullptr, type, p)))
     return;
   const AttentionForward far_forward = {problem.shape(), q.view(),   k.view(),
-                                        v.view(),        out.view(), lse};
+                                        v.view(),        out.view(), p.lse};
   AttentionBackward far_backward = p;
   far_backward.dq = far_dq.view();
   far_backward.dk = far_dk.view();

@@ -25,7 +25,7 @@ bool check(bool right, const Case& c, const char* what) {
     std::fprintf(
         stderr,
         "FAILED (seed %u) %s to %s %lldx%lldx%lld gap %d shift %d%s, %d multiprocessors: %s\n",
-        seed, name(c.type), name(c.dbias_type), static_cast<long long>(c.outer),
+        seed, name_of(c.type), name_of(c.dbias_type), static_cast<long long>(c.outer),
         static_cast<long long>(c.inner), static_cast<long long>(c.columns), c.gap, c.shift,
         c.add ? " add" : "", c.sm_count, what);
   return right;
@@ -68,7 +68,8 @@ void run(const Case& c) {
       sum += x;
       size += std::fabs(x);
     }
-    const double tolerance = 0x1p-24 * 8 * size + rounding(c.dbias_type) * std::fabs(sum) + 0x1p-25;
+    const double tolerance =
+        0x1p-24 * 8 * size + precision_of(c.dbias_type) * std::fabs(sum) + 0x1p-25;
     if (!check(std::fabs(dbias.get(0, 0, i) - sum) <= tolerance, c, "a wrong sum")) return;
   }
   check(dy.untouched() && dbias.untouched(), c, "wrote outside of dbias");

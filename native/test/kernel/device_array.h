@@ -10,20 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "element.h"
 #include "rows.h"
 #include "simt.h"
 #include "tile.cuh"
 
 namespace gatun::kernels {
-
-inline size_t size_of(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
-inline const char* name_of(ElementType type) {
-  return type == ElementType::kF32 ? "f32" : type == ElementType::kF16 ? "f16" : "bf16";
-}
-// Half a unit in the last place, relative.
-inline double precision_of(ElementType type) {
-  return type == ElementType::kF32 ? 0x1p-24 : type == ElementType::kF16 ? 0x1p-11 : 0x1p-8;
-}
 
 template <typename T>
 using DeviceVector = std::vector<T, simt::DeviceAllocator<T>>;
@@ -56,19 +48,9 @@ class DeviceArray {
   int64_t elements() const { return rows_ * columns_; }
 
   // By logical index.
-  double get(int64_t i) const {
-    const char* p = at(i);
-    if (type_ == ElementType::kF32) return *reinterpret_cast<const float*>(p);
-    if (type_ == ElementType::kF16) return to_float(*reinterpret_cast<const __half*>(p));
-    return to_float(*reinterpret_cast<const __nv_bfloat16*>(p));
-  }
+  double get(int64_t i) const { return value_at(type_, at(i)); }
   void set(int64_t i, double value) {
-    char* p = const_cast<char*>(at(i));
-    const float x = static_cast<float>(value);
-    if (type_ == ElementType::kF32) *reinterpret_cast<float*>(p) = x;
-    if (type_ == ElementType::kF16) *reinterpret_cast<__half*>(p) = from_float<__half>(x);
-    if (type_ == ElementType::kBf16)
-      *reinterpret_cast<__nv_bfloat16*>(p) = from_float<__nv_bfloat16>(x);
+    set_value(type_, const_cast<char*>(at(i)), static_cast<float>(value));
   }
   template <typename Generator>
   DeviceArray& random(Generator& generator, double scale, double mean = 0) {

@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "element.h"
 #include "rows.h"
 #include "simt.h"
 #include "tile.cuh"
@@ -19,14 +20,6 @@ inline int failures = 0;
 inline int checks = 0;
 
 inline int pick(int count) { return static_cast<int>(generator() % static_cast<unsigned>(count)); }
-
-inline const char* name(ElementType type) {
-  return type == ElementType::kF32 ? "f32" : type == ElementType::kF16 ? "f16" : "bf16";
-}
-// Half of the distance between neighbouring numbers, relative to the smaller.
-inline double rounding(ElementType type) {
-  return type == ElementType::kF32 ? 0x1p-24 : type == ElementType::kF16 ? 0x1p-11 : 0x1p-8;
-}
 
 // `products` matrices in device memory. What lies around and between their elements is NaN: whoever
 // reads it shows it, whoever writes it is seen by untouched().
@@ -52,34 +45,12 @@ struct Matrix {
   }
   Matrix(const Matrix&) = delete;
   char* bytes() { return reinterpret_cast<char*>(memory.data()); }
-  int64_t size() const { return type == ElementType::kF32 ? 4 : 2; }
+  int64_t size() const { return static_cast<int64_t>(size_of(type)); }
   void* at(int64_t p, int64_t r, int64_t c) const {
     return data + (p * product_stride + r * stride + c) * size();
   }
-  double get(int64_t p, int64_t r, int64_t c) const {
-    const void* x = at(p, r, c);
-    switch (type) {
-      case ElementType::kF32:
-        return *static_cast<const float*>(x);
-      case ElementType::kF16:
-        return __half2float(*static_cast<const __half*>(x));
-      default:
-        return __bfloat162float(*static_cast<const __nv_bfloat16*>(x));
-    }
-  }
-  void set(int64_t p, int64_t r, int64_t c, float value) const {
-    void* x = at(p, r, c);
-    switch (type) {
-      case ElementType::kF32:
-        *static_cast<float*>(x) = value;
-        return;
-      case ElementType::kF16:
-        *static_cast<__half*>(x) = __float2half_rn(value);
-        return;
-      default:
-        *static_cast<__nv_bfloat16*>(x) = __float2bfloat16_rn(value);
-    }
-  }
+  double get(int64_t p, int64_t r, int64_t c) const { return value_at(type, at(p, r, c)); }
+  void set(int64_t p, int64_t r, int64_t c, float value) { set_value(type, at(p, r, c), value); }
   template <typename F>
   void fill(F value) {
     for (int64_t p = 0; p < products; ++p)

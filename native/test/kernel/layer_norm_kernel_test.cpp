@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../../../kernels/layer_norm.cu"
+#include "element.h"
 
 namespace {
 
@@ -22,13 +23,6 @@ unsigned seed = 20261125;
 std::mt19937 generator;
 int failures = 0;
 int checks = 0;
-
-const char* name(ElementType type) {
-  return type == ElementType::kF32 ? "f32" : type == ElementType::kF16 ? "f16" : "bf16";
-}
-double precision(ElementType type) {
-  return type == ElementType::kF32 ? 0x1p-24 : type == ElementType::kF16 ? 0x1p-11 : 0x1p-8;
-}
 
 // Rows of elements at an address aligned to 16 (or 2 elements past one), with canaries between and
 // around them.
@@ -48,35 +42,14 @@ struct Matrix {
     std::memset(memory.data(), 0xA5, memory.size() * 16);
     data = reinterpret_cast<char*>(memory.data()) + kMargin + (misaligned ? 2 * size() : 0);
   }
-  int64_t size() const { return type == ElementType::kF32 ? 4 : 2; }
+  int64_t size() const { return static_cast<int64_t>(size_of(type)); }
   int64_t offset(int64_t row) const {
     return row / inner * outer_stride + row % inner * inner_stride;
   }
   void* at(int64_t row, int64_t column) const { return data + (offset(row) + column) * size(); }
-  double get(int64_t row, int64_t column) const {
-    const void* p = at(row, column);
-    switch (type) {
-      case ElementType::kF32:
-        return *static_cast<const float*>(p);
-      case ElementType::kF16:
-        return __half2float(*static_cast<const __half*>(p));
-      default:
-        return __bfloat162float(*static_cast<const __nv_bfloat16*>(p));
-    }
-  }
+  double get(int64_t row, int64_t column) const { return value_at(type, at(row, column)); }
   void set(int64_t row, int64_t column, double value) const {
-    const float x = static_cast<float>(value);
-    void* p = at(row, column);
-    switch (type) {
-      case ElementType::kF32:
-        *static_cast<float*>(p) = x;
-        return;
-      case ElementType::kF16:
-        *static_cast<__half*>(p) = __float2half_rn(x);
-        return;
-      default:
-        *static_cast<__nv_bfloat16*>(p) = __float2bfloat16_rn(x);
-    }
+    set_value(type, at(row, column), static_cast<float>(value));
   }
   Matrix& random(double scale, double shift) {
     std::normal_distribution<double> normal(shift, scale);
@@ -106,9 +79,9 @@ struct Case {
   int64_t rows, columns;
   bool gaps, misaligned, residual;
   std::string text() const {
-    return std::string(name(type)) + "/" + name(parameter_type) + " " + std::to_string(rows) + "x" +
-           std::to_string(columns) + (gaps ? " gaps" : "") + (misaligned ? " misaligned" : "") +
-           (residual ? " residual" : "");
+    return std::string(name_of(type)) + "/" + name_of(parameter_type) + " " + std::to_string(rows) +
+           "x" + std::to_string(columns) + (gaps ? " gaps" : "") +
+           (misaligned ? " misaligned" : "") + (residual ? " residual" : "");
   }
 };
 
@@ -120,7 +93,7 @@ void compare(const char* what, const Case& c, const Matrix& had, double size, Tr
     for (int64_t i = 0; i < had.columns; ++i) {
       const double wanted = truth(r, i);
       const double tolerance =
-          8 * 0x1p-24 * size + 2 * precision(had.type) * std::fabs(wanted) + 1e-7 * size;
+          8 * 0x1p-24 * size + 2 * precision_of(had.type) * std::fabs(wanted) + 1e-7 * size;
       if (!(std::fabs(had.get(r, i) - wanted) <= tolerance)) {
         if (++failures <= 20)
           std::fprintf(stderr,
@@ -439,9 +412,9 @@ void traffic(ElementType type) {
   const int64_t bytes = kRows * kColumns * x.size();
   std::printf(
       "layer_norm_forward %s %lldx%lld: %.3f s; stored %lld bytes, loaded %lld, %lld barriers\n",
-      name(type), static_cast<long long>(kRows), static_cast<long long>(kColumns), seconds.count(),
-      static_cast<long long>(had.store.bytes), static_cast<long long>(had.load.bytes),
-      static_cast<long long>(had.barriers));
+      name_of(type), static_cast<long long>(kRows), static_cast<long long>(kColumns),
+      seconds.count(), static_cast<long long>(had.store.bytes),
+      static_cast<long long>(had.load.bytes), static_cast<long long>(had.barriers));
   ++checks;
   if (had.store.bytes != bytes || had.load.bytes < bytes || had.load.bytes > 3 * bytes ||
       had.store.sectors * 32 != had.store.bytes || had.load.sectors * 32 != had.load.bytes) {

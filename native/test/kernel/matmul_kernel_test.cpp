@@ -35,8 +35,8 @@ struct Case {
 
   std::string text() const {
     const auto number = [](int64_t i) { return std::to_string(i); };
-    std::string s = std::string(name(in)) + " to " + name(out) + " " + number(products) + "x " +
-                    number(m) + "x" + number(n) + "x" + number(k);
+    std::string s = std::string(name_of(in)) + " to " + name_of(out) + " " + number(products) +
+                    "x " + number(m) + "x" + number(n) + "x" + number(k);
     if (transpose_a) s += " aT";
     if (transpose_b) s += " bT";
     if (one_b) s += " one b";
@@ -173,7 +173,7 @@ void compare(Problem& problem) {
         const double approximation = c.gelu == Gelu::kNone ? 0 : 1e-6 * std::fabs(before);
         const bool right =
             std::fabs(had - wanted) <= 1.13 * tolerance + approximation +
-                                           rounding(c.out) * (std::fabs(wanted) + tolerance) +
+                                           precision_of(c.out) * (std::fabs(wanted) + tolerance) +
                                            (c.out == ElementType::kF16 ? 0x1p-25 : 0);
         if (!check(right, c, "out[%lld, %lld, %lld] is %.9g, wanted %.9g within %.3g",
                    static_cast<long long>(p), static_cast<long long>(i), static_cast<long long>(j),
@@ -182,7 +182,7 @@ void compare(Problem& problem) {
         if (!c.preactivation) continue;
         const double kept = problem.preactivation.get(p, i, j);
         if (!check(std::fabs(kept - before) <=
-                       tolerance + rounding(c.out) * (std::fabs(before) + tolerance),
+                       tolerance + precision_of(c.out) * (std::fabs(before) + tolerance),
                    c, "preactivation[%lld, %lld, %lld] is %.9g, wanted %.9g",
                    static_cast<long long>(p), static_cast<long long>(i), static_cast<long long>(j),
                    kept, before))
