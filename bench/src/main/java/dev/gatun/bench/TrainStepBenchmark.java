@@ -2,14 +2,7 @@ package dev.gatun.bench;
 
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
-import dev.gatun.kernels.Ops;
-import dev.gatun.kernels.Tape;
-import dev.gatun.kernels.Tensor;
-import dev.gatun.trainer.Optimizer;
-import dev.gatun.trainer.TrainingArguments;
-import dev.gatun.transformers.Gpt2;
 import dev.gatun.transformers.Gpt2Config;
-import java.util.Random;
 import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
@@ -48,61 +41,29 @@ public class TrainStepBenchmark {
     @Param("124M")
     public String size;
 
-    private Gpt2Config config;
-    private int batch;
     private Device opened;
-    private Gpt2 model;
-    private Ops ops;
-    private Optimizer optimizer;
-    private int[] ids;
-    private int[] targets;
+    private Gpt2Training training;
 
     @Setup
     public void open() {
         opened = device.equals("best") ? Device.best() : Device.open(device);
-        boolean demo = size.equals("demo");
-        config =
-                demo
-                        ? Gpt2Config.of(2048, TIME, 3, 6, 192)
-                        : Gpt2Config.of(50257, 1024, 12, 12, 768);
-        batch = demo ? 4 : 2;
-        model = Gpt2.create(config, opened, 1, null);
-        model.computeIn(dtype);
-        ops = opened.ops();
-        optimizer =
-                new Optimizer(
-                        ops,
-                        model.parameters(),
-                        TrainingArguments.of("unused").weightDecay(0.1).adam(0.9, 0.95, 1e-8));
-        var random = new Random(1);
-        ids = random.ints((long) batch * TIME, 0, config.vocabulary()).toArray();
-        targets = random.ints((long) batch * TIME, 0, config.vocabulary()).toArray();
+        training =
+                size.equals("demo")
+                        ? new Gpt2Training(
+                                opened, Gpt2Config.of(2048, TIME, 3, 6, 192), dtype, 4, TIME, 1)
+                        : new Gpt2Training(
+                                opened, Gpt2Config.of(50257, 1024, 12, 12, 768), dtype, 2, TIME, 1);
     }
 
     @Benchmark
     public double step() {
-        try (Ops scope = ops.scope();
-                Tape tape = opened.tape()) {
-            Tensor factor = scope.upload(new float[] {1f / ids.length}, 1);
-            Tensor loss =
-                    model.loss(
-                            tape,
-                            tape.ids(ids, config.vocabulary(), batch, TIME),
-                            tape.labels(targets, config.vocabulary(), -100, batch, TIME),
-                            factor);
-            tape.backward(loss);
-            var clipped = optimizer.clip(scope, 1);
-            optimizer.step(scope, 3e-4, clipped.factor());
-            return loss.item();
-        }
+        return training.step();
     }
 
     @TearDown
     public void close() {
         System.out.printf("%npeak device memory: %,d bytes%n", opened.memory().peakBytes());
-        optimizer.close();
-        ops.close();
-        model.close();
+        training.close();
         opened.close();
     }
 }

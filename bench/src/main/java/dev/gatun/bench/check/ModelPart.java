@@ -2,15 +2,10 @@ package dev.gatun.bench.check;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.gatun.bench.Gpt2Training;
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.GatunException;
-import dev.gatun.kernels.GlobalNorm;
-import dev.gatun.kernels.Ops;
-import dev.gatun.kernels.Tape;
-import dev.gatun.kernels.Tensor;
-import dev.gatun.trainer.Optimizer;
-import dev.gatun.trainer.TrainingArguments;
 import dev.gatun.transformers.GenerationConfig;
 import dev.gatun.transformers.Gpt2;
 import dev.gatun.transformers.Gpt2Config;
@@ -21,6 +16,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import java.util.function.Consumer;
 
 /** A whole model on the device: a tiny GPT-2 as the cpu device has it, then the speed of GPT-2. */
 final class ModelPart {
@@ -29,73 +25,21 @@ final class ModelPart {
 
     private ModelPart() {}
 
-    /** A GPT-2 that trains on one batch of random tokens. */
-    private static final class Training implements AutoCloseable {
-        private final Device device;
-        private final Gpt2 model;
-        private final Ops ops;
-        private final Optimizer optimizer;
-        private final int batch;
-        private final int time;
-        private final int[] ids;
-        private final int[] targets;
-
-        Training(Device device, Gpt2Config config, DType dtype, int batch, int time) {
-            this.device = device;
-            this.batch = batch;
-            this.time = time;
-            model = Gpt2.create(config.dropout(0), device, SEED, null);
-            model.computeIn(dtype);
-            ops = device.ops();
-            optimizer =
-                    new Optimizer(
-                            ops,
-                            model.parameters(),
-                            TrainingArguments.of("unused").weightDecay(0.1).adam(0.9, 0.95, 1e-8));
-            Random random = new Random(SEED);
-            ids = random.ints((long) batch * time, 0, model.vocabulary()).toArray();
-            targets = random.ints((long) batch * time, 0, model.vocabulary()).toArray();
-        }
-
-        double step() {
-            try (Ops scope = ops.scope();
-                    Tape tape = device.tape()) {
-                Tensor factor = scope.upload(new float[] {1f / ids.length}, 1);
-                Tensor loss =
-                        model.loss(
-                                tape,
-                                tape.ids(ids, model.vocabulary(), batch, time),
-                                tape.labels(targets, model.vocabulary(), -100, batch, time),
-                                factor);
-                tape.backward(loss);
-                GlobalNorm.Norm clipped = optimizer.clip(scope, 1);
-                optimizer.step(scope, 3e-4, clipped.factor());
-                return loss.item();
-            }
-        }
-
-        @Override
-        public void close() {
-            optimizer.close();
-            ops.close();
-            model.close();
-        }
-    }
-
     /** Losses of a few steps, and the tokens that a model then writes. */
     private record Run(double[] losses, List<Integer> tokens) {
         static Run on(Device device, DType dtype) {
             Gpt2Config config = Gpt2Config.of(263, 64, 2, 4, 64);
-            try (Training training = new Training(device, config, dtype, 2, 24)) {
+            try (var training = new Gpt2Training(device, config, dtype, 2, 24, SEED)) {
                 double[] losses = new double[STEPS];
                 for (int i = 0; i < STEPS; i++) {
                     losses[i] = training.step();
                 }
                 List<Integer> tokens = new ArrayList<>();
-                training.model.generate(
-                        new int[] {5, 6, 7},
-                        GenerationConfig.of().greedy().maxNewTokens(16),
-                        tokens::add);
+                training.model()
+                        .generate(
+                                new int[] {5, 6, 7},
+                                GenerationConfig.of().greedy().maxNewTokens(16),
+                                tokens::add);
                 return new Run(losses, tokens);
             }
         }
@@ -106,9 +50,16 @@ final class ModelPart {
             Speech.notRun("only " + options.only() + " was asked for");
             return;
         }
+        if (inEachDtype(dtype -> compare(device, dtype))) {
+            reference(options, device);
+        }
+    }
+
+    /** Whether all ops were there; says which one is not. */
+    private static boolean inEachDtype(Consumer<DType> work) {
         for (DType dtype : List.of(DType.F32, DType.BF16)) {
             try {
-                compare(device, dtype);
+                work.accept(dtype);
             } catch (GatunException e) {
                 if (e.status() != GatunException.Status.UNSUPPORTED) {
                     throw e;
@@ -116,10 +67,10 @@ final class ModelPart {
                 Speech.notRun(
                         "GPT-2 in %s needs an op that is not there yet: %s"
                                 .formatted(dtype, Speech.sentence(e)));
-                return;
+                return false;
             }
         }
-        reference(options, device);
+        return true;
     }
 
     private static void compare(Device device, DType dtype) {
@@ -198,19 +149,7 @@ final class ModelPart {
             Speech.notRun("the simulator's speed says nothing of a GPU's");
             return;
         }
-        for (DType dtype : List.of(DType.F32, DType.BF16)) {
-            try {
-                speed(device, dtype, options.kind().equals("cuda"));
-            } catch (GatunException e) {
-                if (e.status() != GatunException.Status.UNSUPPORTED) {
-                    throw e;
-                }
-                Speech.notRun(
-                        "GPT-2 in %s needs an op that is not there yet: %s"
-                                .formatted(dtype, Speech.sentence(e)));
-                return;
-            }
-        }
+        inEachDtype(dtype -> speed(device, dtype, options.kind().equals("cuda")));
     }
 
     private static void speed(Device device, DType dtype, boolean gpu) {
@@ -218,7 +157,7 @@ final class ModelPart {
         int time = gpu ? 1024 : 256;
         int steps = gpu ? 20 : 4;
         Gpt2Config config = Gpt2Config.of(50257, 1024, 12, 12, 768);
-        try (Training training = new Training(device, config, dtype, batch, time)) {
+        try (var training = new Gpt2Training(device, config, dtype, batch, time, SEED)) {
             device.resetPeak();
             training.step();
             training.step();
@@ -248,12 +187,12 @@ final class ModelPart {
                     "gpt2-124m training %s B=%d T=%d".formatted(dtype, batch, time),
                     Map.of("millis", median * 1e3, "tokensPerSecond", tokens));
             int most = gpu ? 256 : 24;
-            decode(training.model, 8);
+            decode(training.model(), 8);
             long begun = System.nanoTime();
-            decode(training.model, 1);
+            decode(training.model(), 1);
             double first = (System.nanoTime() - begun) / 1e9;
             begun = System.nanoTime();
-            decode(training.model, most);
+            decode(training.model(), most);
             double all = (System.nanoTime() - begun) / 1e9;
             double rate = (most - 1) / (all - first);
             Speech.say(
