@@ -435,6 +435,77 @@ void test_use_after_free() {
   EXPECT(cudaStreamDestroy(first) == cudaSuccess && cudaStreamDestroy(second) == cudaSuccess);
 }
 
+// ---- what CUDA promises of pinned memory and of devices, and no more ----
+
+void test_pinned() {
+  simt::set_options({simt::Order::kForward, seed});
+  constexpr size_t kBytes = 1000;
+  cudaStream_t stream;
+  EXPECT(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+  void *pinned = nullptr, *device = nullptr;
+  EXPECT(cudaHostAlloc(&pinned, kBytes, cudaHostAllocDefault) == cudaSuccess);
+  EXPECT(cudaMallocFromPoolAsync(&device, kBytes, nullptr, stream) == cudaSuccess);
+  for (bool waits : {false, true}) {
+    unsigned char result[kBytes];
+    std::memset(pinned, 1, kBytes);
+    EXPECT(cudaMemcpyAsync(device, pinned, kBytes, cudaMemcpyHostToDevice, stream) == cudaSuccess);
+    if (waits) EXPECT(cudaStreamSynchronize(stream) == cudaSuccess);
+    std::memset(pinned, 2, kBytes);
+    EXPECT(cudaMemcpyAsync(result, device, kBytes, cudaMemcpyDeviceToHost, stream) == cudaSuccess);
+    EXPECT(cudaStreamSynchronize(stream) == cudaSuccess);
+    EXPECT(result[kBytes - 1] == (waits ? 1 : 2));  // read when the copy runs
+  }
+  cudaPointerAttributes attributes;
+  const auto is_host = [&](size_t at) {
+    EXPECT(cudaPointerGetAttributes(&attributes, static_cast<char*>(pinned) + at) == cudaSuccess);
+    return attributes.type == cudaMemoryTypeHost;
+  };
+  EXPECT(is_host(0) && is_host(kBytes - 1) && !is_host(kBytes));
+  EXPECT(cudaFreeHost(static_cast<char*>(pinned) + 1) == cudaErrorInvalidValue);
+  EXPECT(cudaFreeHost(pinned) == cudaSuccess);
+  EXPECT(cudaFreeAsync(device, stream) == cudaSuccess);
+  EXPECT(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
+void test_devices() {
+  int count = 0;
+  EXPECT(cudaGetDeviceCount(&count) == cudaSuccess && count == 2);
+  EXPECT(cudaSetDevice(2) == cudaErrorInvalidDevice);
+  cudaStream_t stream[2];
+  cudaEvent_t event[2];
+  void* memory[2];
+  for (int d = 0; d < 2; ++d) {
+    EXPECT(cudaSetDevice(d) == cudaSuccess);
+    EXPECT(cudaStreamCreateWithFlags(&stream[d], cudaStreamNonBlocking) == cudaSuccess);
+    EXPECT(cudaEventCreate(&event[d]) == cudaSuccess);
+    EXPECT(cudaMallocFromPoolAsync(&memory[d], 1000, nullptr, stream[d]) == cudaSuccess);
+    cudaPointerAttributes attributes;
+    EXPECT(cudaPointerGetAttributes(&attributes, memory[d]) == cudaSuccess &&
+           attributes.device == d);
+  }
+  // the current device is 1
+  EXPECT(launch("plus_one", plus_one, 1, 64, 0, stream[0], static_cast<float*>(memory[0]), 250) ==
+         cudaErrorInvalidResourceHandle);
+  EXPECT(cudaEventRecord(event[0], stream[1]) == cudaErrorInvalidResourceHandle);
+  EXPECT(cudaEventRecord(event[0], stream[0]) == cudaSuccess);
+  EXPECT(cudaStreamWaitEvent(stream[1], event[0], 0) == cudaSuccess);
+  // a fault is its device's, and so is a wait
+  EXPECT(launch("plus_one", plus_one, 1, 64, 0, stream[1], static_cast<float*>(nullptr), 250) ==
+         cudaSuccess);
+  EXPECT(cudaSetDevice(0) == cudaSuccess);
+  EXPECT(launch("plus_one", plus_one, 1, 64, 0, stream[0], static_cast<float*>(memory[0]), 250) ==
+         cudaSuccess);
+  EXPECT(cudaDeviceSynchronize() == cudaSuccess);
+  EXPECT(cudaStreamSynchronize(stream[1]) == cudaErrorLaunchFailure);
+  for (int d = 0; d < 2; ++d) {
+    EXPECT(cudaSetDevice(d) == cudaSuccess);
+    EXPECT(cudaFreeAsync(memory[d], stream[d]) == cudaSuccess);
+    EXPECT(cudaEventDestroy(event[d]) == cudaSuccess);
+    EXPECT(cudaStreamDestroy(stream[d]) == cudaSuccess);
+  }
+  EXPECT(cudaSetDevice(0) == cudaSuccess);
+}
+
 // ---- counters ----
 
 // Each thread moves 16 bytes, `step` pieces of 16 bytes apart.
@@ -507,5 +578,7 @@ int main(int argc, char** argv) {
   });
   test_streams();
   test_use_after_free();
+  test_pinned();
+  test_devices();
   return summary();
 }

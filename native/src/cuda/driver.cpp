@@ -62,6 +62,20 @@ struct CudaStream {
   std::unique_ptr<CudaGraph> capture;
 };
 
+// Pinned memory between pageable host memory and the device, in two chunks: the device copies one
+// while the caller fills or empties the other.
+struct Staging {
+  static constexpr int64_t kChunk = int64_t{8} << 20;
+  struct Chunk {
+    std::byte* memory = nullptr;
+    cudaEvent_t copied = nullptr;
+  };
+
+  std::mutex mutex;  // held by one copy from its first chunk to its last
+  Chunk chunks[2];
+  bool refused = false;  // the host has no pinned memory left; CUDA then stages by itself
+};
+
 // Two events around an op.
 struct Timing {
   int op;
@@ -122,6 +136,10 @@ class CudaDriver final : public Driver {
   void close() noexcept override {
     drain();
     drop_timings();
+    for (const Staging::Chunk& chunk : staging_.chunks) {
+      if (chunk.copied != nullptr) cudaEventDestroy(chunk.copied);
+      if (chunk.memory != nullptr) cudaFreeHost(chunk.memory);
+    }
     if (faults_.taken != nullptr) cudaFreeAsync(faults_.taken, orphans_);
     if (faults_.record != nullptr) cudaFreeHost(faults_.record);
     if (orphans_ != nullptr) cudaStreamDestroy(orphans_);
@@ -269,22 +287,29 @@ class CudaDriver final : public Driver {
     return guarded(failure, [&] {
       use();
       cudaStream_t on = static_cast<CudaStream*>(stream)->stream;
+      if (bytes > kUnstaged && is_pageable(source) && stage()) {
+        write_staged(on, static_cast<std::byte*>(to), static_cast<const std::byte*>(source), bytes);
+        return;
+      }
       check("cudaMemcpyAsync",
             cudaMemcpyAsync(to, source, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, on));
       // Pageable memory has been staged by now; pinned memory is still being read.
-      cudaPointerAttributes attributes = {};
-      const cudaError_t known = cudaPointerGetAttributes(&attributes, source);
-      if (known != cudaSuccess || attributes.type != cudaMemoryTypeUnregistered)
-        check("cudaStreamSynchronize", cudaStreamSynchronize(on));
+      if (!is_pageable(source)) check("cudaStreamSynchronize", cudaStreamSynchronize(on));
     });
   }
   gatun_status read(void* stream, void* destination, const void* from, int64_t bytes,
                     Failure& failure) noexcept override {
     use();
     cudaStream_t on = static_cast<CudaStream*>(stream)->stream;
-    note(
-        cudaMemcpyAsync(destination, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, on));
-    note(cudaStreamSynchronize(on));
+    if (bytes > kUnstaged && is_pageable(destination) && stage()) {
+      note(cudaStreamSynchronize(on));  // so that others may stage while earlier work runs
+      read_staged(on, static_cast<std::byte*>(destination), static_cast<const std::byte*>(from),
+                  bytes);
+    } else {
+      note(cudaMemcpyAsync(destination, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
+                           on));
+      note(cudaStreamSynchronize(on));
+    }
     return take_fault(failure);
   }
 
@@ -386,6 +411,8 @@ class CudaDriver final : public Driver {
 
  private:
   static constexpr size_t kMostTimings = 4096;  // before they are waited for and added up
+  // Up to here CUDA takes what it copies to the device along with the command.
+  static constexpr int64_t kUnstaged = 64 << 10;
 
   class CallContext final : public Context {
    public:
@@ -530,6 +557,64 @@ class CudaDriver final : public Driver {
     stream.workspace = {};
   }
 
+  static bool is_pageable(const void* address) noexcept {
+    cudaPointerAttributes attributes = {};
+    if (cudaPointerGetAttributes(&attributes, address) == cudaSuccess)
+      return attributes.type == cudaMemoryTypeUnregistered;
+    cudaGetLastError();
+    return true;
+  }
+
+  // Makes the staging memory, once; false where there is none to be had.
+  bool stage() noexcept {
+    std::lock_guard lock(staging_.mutex);
+    for (Staging::Chunk& chunk : staging_.chunks) {
+      if (chunk.memory != nullptr || staging_.refused) continue;
+      void* memory = nullptr;
+      if (cudaEventCreate(&chunk.copied) == cudaSuccess &&
+          cudaHostAlloc(&memory, Staging::kChunk, cudaHostAllocDefault) == cudaSuccess) {
+        chunk.memory = static_cast<std::byte*>(memory);
+      } else {
+        cudaGetLastError();
+        staging_.refused = true;
+      }
+    }
+    return !staging_.refused;
+  }
+  void write_staged(cudaStream_t stream, std::byte* to, const std::byte* source, int64_t bytes) {
+    std::lock_guard lock(staging_.mutex);
+    for (int64_t at = 0, i = 0; at < bytes; at += Staging::kChunk, ++i) {
+      const Staging::Chunk& chunk = staging_.chunks[i % 2];
+      const auto size = static_cast<size_t>(std::min(bytes - at, Staging::kChunk));
+      note(cudaEventSynchronize(chunk.copied));
+      std::memcpy(chunk.memory, source + at, size);
+      check("cudaMemcpyAsync",
+            cudaMemcpyAsync(to + at, chunk.memory, size, cudaMemcpyHostToDevice, stream));
+      check("cudaEventRecord", cudaEventRecord(chunk.copied, stream));
+    }
+  }
+  void read_staged(cudaStream_t stream, std::byte* destination, const std::byte* from,
+                   int64_t bytes) noexcept {
+    std::lock_guard lock(staging_.mutex);
+    const auto size = [&](int64_t at) {
+      return static_cast<size_t>(std::min(bytes - at, Staging::kChunk));
+    };
+    const auto enqueue = [&](int64_t at) {
+      if (at >= bytes) return;
+      const Staging::Chunk& chunk = staging_.chunks[at / Staging::kChunk % 2];
+      note(cudaEventSynchronize(chunk.copied));
+      note(cudaMemcpyAsync(chunk.memory, from + at, size(at), cudaMemcpyDeviceToHost, stream));
+      note(cudaEventRecord(chunk.copied, stream));
+    };
+    enqueue(0);
+    for (int64_t at = 0; at < bytes; at += Staging::kChunk) {
+      enqueue(at + Staging::kChunk);
+      const Staging::Chunk& chunk = staging_.chunks[at / Staging::kChunk % 2];
+      note(cudaEventSynchronize(chunk.copied));
+      std::memcpy(destination + at, chunk.memory, size(at));
+    }
+  }
+
   void add_up_timings() noexcept {
     for (const Timing& timing : timings_) {
       float millis = 0;
@@ -559,6 +644,7 @@ class CudaDriver final : public Driver {
   PendingFault fault_;
   kernels::FaultSink faults_ = {nullptr, nullptr};  // what kernels report
   std::mutex faults_mutex_;
+  Staging staging_;
   std::atomic<bool> profiling_{false};
   std::mutex timings_mutex_;
   std::vector<Timing> timings_;

@@ -3,8 +3,11 @@
 // A stream is a queue that nobody works on until somebody waits: then tasks run one at a time,
 // those of several streams in the order that the options draw. What a host may not rely on yet is
 // poison: the destination of a copy to the host from the call until the wait, fresh device memory
-// until it is written. A kernel that fails is reported once, by the next wait; unlike on a GPU,
-// work goes on.
+// until it is written; and pinned memory is read when the copy runs, not when it is asked for. A
+// kernel that fails is reported once, by the next wait; unlike on a GPU, work goes on.
+//
+// There are two devices, so that what belongs to one device is seen to stay there: streams, events,
+// faults. Memory is the host's, and either device reaches all of it.
 #include <cuda_runtime_api.h>
 #include <unistd.h>
 
@@ -15,6 +18,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,7 +32,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int kDevices = 2;
+
 struct Event {
+  int device;
   uint64_t recorded = 0, completed = 0;  // records enqueued, executed
   Clock::time_point time;
 };
@@ -49,13 +56,16 @@ struct CUgraph_st {
 struct CUgraphExec_st : CUgraph_st {};
 
 struct CUstream_st {
+  int device;
   std::deque<Task> tasks;
   CUgraph_st* capture = nullptr;  // takes the tasks instead
 };
 struct CUevent_st {
-  std::shared_ptr<Event> event = std::make_shared<Event>();
+  std::shared_ptr<Event> event;
 };
-struct CUmemPoolHandle_st {};
+struct CUmemPoolHandle_st {
+  int device;
+};
 
 namespace {
 
@@ -64,11 +74,13 @@ constexpr const char* kFreed = "a copy or fill ran after its memory was freed on
 constexpr size_t kMostTasks = 4096;  // that a stream holds before the caller runs them
 
 struct Engine {
-  std::mutex execution;  // held while tasks run; taken before `mutex`
-  std::mutex mutex;      // of all below, not held while a task runs
-  CUstream_st legacy;    // the null stream
-  std::vector<CUstream_st*> streams{&legacy};
-  std::string failure;  // of the first kernel that failed since it was last reported
+  std::mutex execution;                               // held while tasks run; taken before `mutex`
+  std::mutex mutex;                                   // of all below, not held while a task runs
+  CUstream_st legacy[kDevices] = {{0, {}}, {1, {}}};  // the null streams
+  std::vector<CUstream_st*> streams{&legacy[0], &legacy[1]};
+  std::string failure[kDevices];       // of the first kernel that failed since it was last reported
+  std::map<uintptr_t, int> device_of;  // of each allocation of device memory
+  std::map<uintptr_t, uintptr_t> pinned;  // first -> last byte of cudaHostAlloc's memory, and 1
   uint64_t random = 88172645463325252u;
 };
 
@@ -78,6 +90,7 @@ Engine& engine() {
   return only;
 }
 
+thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local char failure_text[512] = "a kernel failed";
 
@@ -87,7 +100,7 @@ cudaError_t result(cudaError_t error) {
 }
 
 CUstream_st* stream_of(cudaStream_t stream) {
-  return stream == nullptr ? &engine().legacy : stream;
+  return stream == nullptr ? &engine().legacy[current_device] : stream;
 }
 
 // Under the engine's mutex. The stream to go on with, null if none has a task that may run.
@@ -128,13 +141,14 @@ void run_until(Done done) {
   }
 }
 
-// Reports a failed kernel, once.
-cudaError_t failure() {
+// Reports a failed kernel of the device, once.
+cudaError_t failure(int device) {
   Engine& all = engine();
   std::lock_guard lock(all.mutex);
-  if (all.failure.empty()) return cudaSuccess;
-  std::snprintf(failure_text, sizeof failure_text, "%s", all.failure.c_str());
-  all.failure.clear();
+  std::string& first = all.failure[device];
+  if (first.empty()) return cudaSuccess;
+  std::snprintf(failure_text, sizeof failure_text, "%s", first.c_str());
+  first.clear();
   return result(cudaErrorLaunchFailure);
 }
 
@@ -157,15 +171,23 @@ void enqueue(cudaStream_t stream, std::function<void()> run) {
   enqueue(stream, Task{std::move(run), nullptr, 0});
 }
 
-void fail(const std::string& message) {
+void fail(int device, const std::string& message) {
   Engine& all = engine();
   std::lock_guard lock(all.mutex);
-  if (all.failure.empty()) all.failure = message;
+  if (all.failure[device].empty()) all.failure[device] = message;
 }
 
 bool in_device_memory(const void* address, size_t bytes) {
   const simt::Range range = simt::allocation_of(address);
   return reinterpret_cast<uintptr_t>(address) + bytes <= range.last;
+}
+
+bool is_pinned(const void* address) {
+  Engine& all = engine();
+  std::lock_guard lock(all.mutex);
+  const auto after = all.pinned.upper_bound(reinterpret_cast<uintptr_t>(address));
+  return after != all.pinned.begin() &&
+         reinterpret_cast<uintptr_t>(address) < std::prev(after)->second;
 }
 
 }  // namespace
@@ -179,10 +201,12 @@ cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_byt
   if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
       grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || shared_bytes > kMostShared)
     return result(cudaErrorInvalidConfiguration);
-  enqueue(stream, [launch = Launch{gatun::kernels::last_launch.kernel, grid, block, shared_bytes,
-                                   std::move(kernel)}] {
+  const int device = stream_of(stream)->device;
+  if (device != current_device) return result(cudaErrorInvalidResourceHandle);
+  enqueue(stream, [device, launch = Launch{gatun::kernels::last_launch.kernel, grid, block,
+                                           shared_bytes, std::move(kernel)}] {
     const std::string message = run(launch, options());
-    if (!message.empty()) fail(message);
+    if (!message.empty()) fail(device, message);
   });
   return cudaSuccess;
 }
@@ -240,18 +264,20 @@ cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); 
 // ---- the device ----
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = kDevices;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
-  return device == 0 ? cudaSuccess : result(cudaErrorInvalidDevice);
+  if (device < 0 || device >= kDevices) return result(cudaErrorInvalidDevice);
+  current_device = device;
+  return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device != 0) return result(cudaErrorInvalidDevice);
+  if (device < 0 || device >= kDevices) return result(cudaErrorInvalidDevice);
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "simulated on this host, for tests");
   properties->major = 9;
@@ -261,7 +287,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  if (device != 0) return result(cudaErrorInvalidDevice);
+  if (device < 0 || device >= kDevices) return result(cudaErrorInvalidDevice);
   if (attribute != cudaDevAttrMultiProcessorCount) return result(cudaErrorInvalidValue);
   *value = kMultiprocessors;
   return cudaSuccess;
@@ -275,16 +301,17 @@ cudaError_t cudaDriverGetVersion(int* version) { return cudaRuntimeGetVersion(ve
 cudaError_t cudaDeviceSynchronize() {
   run_until([] {
     const auto& streams = engine().streams;
-    return std::all_of(streams.begin(), streams.end(),
-                       [](const CUstream_st* stream) { return stream->tasks.empty(); });
+    return std::all_of(streams.begin(), streams.end(), [](const CUstream_st* stream) {
+      return stream->device != current_device || stream->tasks.empty();
+    });
   });
-  return failure();
+  return failure(current_device);
 }
 
 // ---- streams ----
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  auto* made = new CUstream_st;
+  auto* made = new CUstream_st{current_device, {}};
   std::lock_guard lock(engine().mutex);
   engine().streams.push_back(made);
   *stream = made;
@@ -305,7 +332,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   CUstream_st* of = stream_of(stream);
   run_until([of] { return of->tasks.empty(); });
-  return failure();
+  return failure(of->device);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
@@ -356,7 +383,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 // ---- events ----
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
-  *event = new CUevent_st;
+  *event = new CUevent_st{std::make_shared<Event>(Event{current_device, 0, 0, {}})};
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
@@ -365,6 +392,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (event->event->device != stream_of(stream)->device)
+    return result(cudaErrorInvalidResourceHandle);
   uint64_t record;
   {
     std::lock_guard lock(engine().mutex);
@@ -381,12 +410,13 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const std::shared_ptr<Event> of = event->event;
   run_until([&] { return of->completed >= of->recorded; });
-  return failure();
+  return failure(of->device);
 }
 
 cudaError_t cudaEventElapsedTime(float* millis, cudaEvent_t start, cudaEvent_t end) {
   std::lock_guard lock(engine().mutex);
-  if (start->event->completed == 0 || end->event->completed == 0)
+  if (start->event->completed == 0 || end->event->completed == 0 ||
+      start->event->device != end->event->device)
     return result(cudaErrorInvalidResourceHandle);
   *millis = std::chrono::duration<float, std::milli>(end->event->time - start->event->time).count();
   return cudaSuccess;
@@ -404,16 +434,26 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 
 cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) {
   *address = std::malloc(bytes);
-  return *address == nullptr ? result(cudaErrorMemoryAllocation) : cudaSuccess;
+  if (*address == nullptr) return result(cudaErrorMemoryAllocation);
+  const auto first = reinterpret_cast<uintptr_t>(*address);
+  std::lock_guard lock(engine().mutex);
+  engine().pinned.emplace(first, first + bytes);
+  return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* address) {
+  {
+    std::lock_guard lock(engine().mutex);
+    if (engine().pinned.erase(reinterpret_cast<uintptr_t>(address)) == 0)
+      return result(cudaErrorInvalidValue);
+  }
   std::free(address);
   return cudaSuccess;
 }
 
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
-  if (properties->location.id != 0) return result(cudaErrorInvalidDevice);
-  *pool = new CUmemPoolHandle_st;
+  if (properties->location.id < 0 || properties->location.id >= kDevices)
+    return result(cudaErrorInvalidDevice);
+  *pool = new CUmemPoolHandle_st{properties->location.id};
   return cudaSuccess;
 }
 cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
@@ -431,17 +471,28 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr attribute, vo
 // Nothing that was freed is kept.
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
 
-cudaError_t cudaMallocFromPoolAsync(void** address, size_t bytes, cudaMemPool_t, cudaStream_t) {
+cudaError_t cudaMallocFromPoolAsync(void** address, size_t bytes, cudaMemPool_t pool,
+                                    cudaStream_t) {
   size_t free, total;
   cudaMemGetInfo(&free, &total);
   *address = bytes > free ? nullptr : simt::allocate(bytes);
-  return *address == nullptr ? result(cudaErrorMemoryAllocation) : cudaSuccess;
+  if (*address == nullptr) return result(cudaErrorMemoryAllocation);
+  std::lock_guard lock(engine().mutex);
+  engine().device_of[reinterpret_cast<uintptr_t>(*address)] =
+      pool == nullptr ? current_device : pool->device;
+  return cudaSuccess;
 }
 
 cudaError_t cudaFreeAsync(void* address, cudaStream_t stream) {
   if (simt::allocation_of(address).first != reinterpret_cast<uintptr_t>(address))
     return result(cudaErrorInvalidValue);
-  enqueue(stream, [address] { simt::release(address); });
+  enqueue(stream, [address] {
+    {
+      std::lock_guard lock(engine().mutex);
+      engine().device_of.erase(reinterpret_cast<uintptr_t>(address));
+    }
+    simt::release(address);
+  });
   return cudaSuccess;
 }
 
@@ -453,22 +504,24 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if ((to_device && !in_device_memory(to, bytes)) ||
       (from_device && !in_device_memory(from, bytes)))
     return result(cudaErrorInvalidValue);
-  if (from_device) {
+  const int device = stream_of(stream)->device;
+  if (from_device || is_pinned(from)) {
     if (!to_device) std::memset(to, 0xff, bytes);  // until the wait
     enqueue(stream, [=] {
-      if (in_device_memory(from, bytes) && (!to_device || in_device_memory(to, bytes)))
+      if ((!from_device || in_device_memory(from, bytes)) &&
+          (!to_device || in_device_memory(to, bytes)))
         std::memmove(to, from, bytes);
       else
-        fail(kFreed);
+        fail(device, kFreed);
     });
   } else {
     // pageable memory is staged before the call returns
     auto* begin = static_cast<const unsigned char*>(from);
-    enqueue(stream, [to, staged = std::vector<unsigned char>(begin, begin + bytes)] {
+    enqueue(stream, [device, to, staged = std::vector<unsigned char>(begin, begin + bytes)] {
       if (in_device_memory(to, staged.size()))
         std::memcpy(to, staged.data(), staged.size());
       else
-        fail(kFreed);
+        fail(device, kFreed);
     });
   }
   return cudaSuccess;
@@ -477,19 +530,29 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   if (!in_device_memory(to, bytes)) return result(cudaErrorInvalidValue);
-  enqueue(stream, [=] {
+  enqueue(stream, [=, device = stream_of(stream)->device] {
     if (in_device_memory(to, bytes))
       std::memset(to, value, bytes);
     else
-      fail(kFreed);
+      fail(device, kFreed);
   });
   return cudaSuccess;
 }
 
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* address) {
   *attributes = {};
-  if (simt::allocation_of(address).last == 0) return cudaSuccess;
-  attributes->type = cudaMemoryTypeDevice;
+  const simt::Range range = simt::allocation_of(address);
+  if (range.last != 0) {
+    std::lock_guard lock(engine().mutex);
+    const auto known = engine().device_of.find(range.first);
+    attributes->type = cudaMemoryTypeDevice;
+    attributes->device = known == engine().device_of.end() ? 0 : known->second;
+  } else if (is_pinned(address)) {
+    attributes->type = cudaMemoryTypeHost;
+    attributes->hostPointer = const_cast<void*>(address);
+  } else {
+    return cudaSuccess;
+  }
   attributes->devicePointer = const_cast<void*>(address);
   return cudaSuccess;
 }

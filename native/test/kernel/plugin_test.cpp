@@ -1,12 +1,16 @@
 // Opens a plugin as the core does. libgatun_cuda.so without a GPU: it loads, is of this build, and
 // says in a sentence why there is no device. With one, and libgatun_sim.so anywhere: streams,
-// events, memory and layer_norm against a plain computation. Usage: plugin_test PATH cuda|sim
+// events, memory, large copies and layer_norm against a plain computation; with a second device,
+// the same there and on both at once. Usage: plugin_test PATH cuda|sim
 #include <dlfcn.h>
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <random>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "core/driver.h"
@@ -98,6 +102,76 @@ void test_device(Driver& driver, Memory& memory) {
   if (memory.used() != 0) die("memory", "is not all given back");
 }
 
+// Copies of more than the chunks that they are staged in: two streams at once, each behind what the
+// other one wrote, the source overwritten as soon as the call is back.
+void test_large_copies(Driver& driver, Memory& memory) {
+  const size_t sizes[] = {size_t{64} << 10, (size_t{64} << 10) + 1, size_t{8} << 20,
+                          (size_t{20} << 20) + 13, (size_t{24} << 20)};
+  auto copies = [&](uint64_t seed) {
+    Failure failure;
+    std::mt19937_64 random(seed);
+    void *stream, *other, *event;
+    for (void** s : {&stream, &other})
+      must("create_stream", driver.create_stream(s, failure), failure);
+    must("create_event", driver.create_event(&event, failure), failure);
+    for (const size_t size : sizes) {
+      const auto bytes = static_cast<int64_t>(size);
+      std::vector<unsigned char> wanted(size), source, result(size);
+      for (unsigned char& byte : wanted) byte = static_cast<unsigned char>(random());
+      void* buffer;
+      must("allocate", driver.allocate(stream, bytes, GATUN_OTHER, &buffer, failure), failure);
+      for (int round = 0; round < 2; ++round) {
+        source = wanted;
+        must("write", driver.write(stream, buffer, source.data(), bytes, failure), failure);
+        std::fill(source.begin(), source.end(), static_cast<unsigned char>(0xee));
+        for (size_t i = 0; i < size; i += 4093) ++wanted[i];
+      }
+      for (size_t i = 0; i < size; i += 4093) --wanted[i];
+      must("record", driver.record(event, stream, failure), failure);
+      must("stream_wait", driver.stream_wait(other, event, failure), failure);
+      must("read", driver.read(other, result.data(), buffer, bytes, failure), failure);
+      if (result != wanted) die("large copies", std::to_string(size).c_str());
+      driver.release(stream, buffer, bytes, GATUN_OTHER);
+    }
+    driver.destroy_event(event);
+    for (void* s : {stream, other}) driver.destroy_stream(s);
+  };
+  std::thread beside(copies, 2);
+  copies(1);
+  beside.join();
+  Failure failure;
+  must("wait", driver.wait(nullptr, failure), failure);
+  if (memory.used() != 0) die("memory", "is not all given back");
+}
+
+// Memory of one device is refused by the other; both work at once, called from one thread in turn
+// and from two.
+void test_two_devices(Driver& first, Memory& first_memory, Driver& second, Memory& second_memory) {
+  Failure failure;
+  void *stream, *buffer;
+  must("create_stream", first.create_stream(&stream, failure), failure);
+  must("allocate", first.allocate(stream, 4096, GATUN_OTHER, &buffer, failure), failure);
+  must("wait", first.wait(stream, failure), failure);
+  must("wrap", first.wrap(buffer, 4096, failure), failure);
+  if (second.wrap(buffer, 4096, failure) != GATUN_INVALID_ARGUMENT)
+    die("wrap", "took another device's memory");
+  first.release(stream, buffer, 4096, GATUN_OTHER);
+  first.destroy_stream(stream);
+
+  gatun_device_info info[2] = {};
+  first.describe(info[0]);
+  second.describe(info[1]);
+  if (std::strcmp(info[0].name, info[1].name) == 0) die("describe", info[0].name);
+
+  test_device(first, first_memory);
+  test_device(second, second_memory);
+  std::thread beside([&] {
+    for (int i = 0; i < 3; ++i) test_device(second, second_memory);
+  });
+  for (int i = 0; i < 3; ++i) test_device(first, first_memory);
+  beside.join();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -112,13 +186,24 @@ int main(int argc, char** argv) {
     die("plugin", "is of another build than this test");
   gatun_device_options options = {};
   options.struct_size = sizeof options;
-  auto* memory = new Memory;
-  Driver* driver = nullptr;
+  auto *memory = new Memory, *second_memory = new Memory;
+  Driver *driver = nullptr, *second = nullptr;
   Failure failure;
   if (plugin->open(argv[2], options, *memory, &driver, failure) == GATUN_OK) {
     test_device(*driver, *memory);
-    driver->close();
+    test_large_copies(*driver, *memory);
     std::printf("%s:0 works\n", argv[2]);
+    const std::string name = std::string(argv[2]) + ":1";
+    if (plugin->open(name.c_str(), options, *second_memory, &second, failure) == GATUN_OK) {
+      test_two_devices(*driver, *memory, *second, *second_memory);
+      second->close();
+      std::printf("%s works, and beside %s:0\n", name.c_str(), argv[2]);
+    } else if (sim || failure.status != GATUN_UNAVAILABLE) {
+      die("open", failure.message);
+    } else {
+      std::printf("skipped the part of two devices: %s\n", failure.message);
+    }
+    driver->close();
     return 0;
   }
   if (sim || failure.status != GATUN_UNAVAILABLE ||

@@ -24,6 +24,7 @@ using cudaGraphExec_t = struct CUgraphExec_st*;
 using cudaMemPool_t = struct CUmemPoolHandle_st*;
 
 constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned cudaHostAllocDefault = 0;
 constexpr unsigned cudaHostAllocMapped = 2;
 
 enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
