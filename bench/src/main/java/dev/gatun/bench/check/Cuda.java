@@ -20,10 +20,10 @@ import org.jspecify.annotations.Nullable;
  */
 final class Cuda implements AutoCloseable {
     private static final int L2_BYTES = 38; // CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
-    private static final int R_32F = 0; // cudaDataType: CUDA_R_32F, CUDA_R_16BF
-    private static final int R_16BF = 14;
-    private static final int COMPUTE_32F = 68; // CUBLAS_COMPUTE_32F
-    private static final int DEFAULT_ALGORITHM = -1; // CUBLAS_GEMM_DEFAULT
+    static final int R_32F = 0; // cudaDataType: CUDA_R_32F, CUDA_R_16BF
+    static final int R_16BF = 14;
+    static final int COMPUTE_32F = 68; // CUBLAS_COMPUTE_32F
+    static final int DEFAULT_ALGORITHM = -1; // CUBLAS_GEMM_DEFAULT
 
     private static final MemoryLayout INT = ValueLayout.JAVA_INT;
     private static final MemoryLayout LONG = ValueLayout.JAVA_LONG;
@@ -109,8 +109,11 @@ final class Cuda implements AutoCloseable {
         return millis.get(ValueLayout.JAVA_FLOAT, 0);
     }
 
-    /** Median of several samples of {@code calls} calls, in milliseconds a call. */
-    private double median(int calls, Runnable work) {
+    /**
+     * Median of several samples of {@code calls} calls on the default stream, in milliseconds a
+     * call.
+     */
+    double median(int calls, Runnable work) {
         work.run();
         double[] samples = new double[7];
         for (int s = 0; s < samples.length; s++) {
@@ -141,6 +144,33 @@ final class Cuda implements AutoCloseable {
                                         bytes,
                                         MemorySegment.NULL));
         return 2.0 * bytes / millis / 1e6;
+    }
+
+    /**
+     * What the driver copies between memory of the host and the device, as a pair in GB/s: to the
+     * device, from it. The host's memory is pageable, as a Java heap is.
+     */
+    double[] hostCopyGbPerSec(long device, MemorySegment host) {
+        long bytes = host.byteSize();
+        MethodHandle to = call("cuMemcpyHtoD_v2", LONG, POINTER, LONG);
+        MethodHandle from = call("cuMemcpyDtoH_v2", POINTER, LONG, LONG);
+        return new double[] {
+            bytes / wallNanos(() -> invoke("cuMemcpyHtoD", to, device, host, bytes)),
+            bytes / wallNanos(() -> invoke("cuMemcpyDtoH", from, host, device, bytes))
+        };
+    }
+
+    /** Median of five calls that wait for their work, after one more. */
+    static double wallNanos(Runnable work) {
+        double[] samples = new double[5];
+        work.run();
+        for (int s = 0; s < samples.length; s++) {
+            long begin = System.nanoTime();
+            work.run();
+            samples[s] = System.nanoTime() - begin;
+        }
+        Arrays.sort(samples);
+        return samples[samples.length / 2];
     }
 
     /** Finds cuBLAS; the sentence says where, or why not. */

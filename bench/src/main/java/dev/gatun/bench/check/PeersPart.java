@@ -15,6 +15,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.SplittableRandom;
+import jcuda.CudaException;
 
 /** The same work by cuBLAS and by PyTorch, in the same minutes on the same GPU. */
 final class PeersPart {
@@ -28,8 +29,10 @@ final class PeersPart {
             return;
         }
         TimingsPart.Ceiling ceiling = TimingsPart.Ceiling.of(options, device);
+        jcuda(device);
         if ("matmul".startsWith(options.only()) || options.only().startsWith("matmul")) {
             cublas(device, ceiling);
+            jcublas(device);
         }
         pytorch(options, device, ceiling);
         Speech.say("Just after: " + Facts.clocks());
@@ -56,6 +59,39 @@ final class PeersPart {
         } catch (IllegalArgumentException | IllegalStateException e) {
             Speech.notRun("cuBLAS: " + Speech.sentence(e));
         }
+    }
+
+    private static void jcuda(Device device) {
+        try {
+            JCudaPeer.checkInterop(device);
+            Speech.say("JCuda: its memory as a tensor and a tensor as its pointer: right.");
+        } catch (LinkageError | CudaException e) {
+            Speech.notRun("JCuda: " + Speech.sentence(e));
+        } catch (IllegalStateException | GatunException e) {
+            Speech.wrong("JCuda: " + Speech.sentence(e));
+        }
+        Speech.say("");
+    }
+
+    private static void jcublas(Device device) {
+        int n = 4096;
+        SplittableRandom random = new SplittableRandom(n);
+        try (Cuda cuda = new Cuda();
+                JCudaPeer peer = new JCudaPeer();
+                Tensor a = Workload.random(device, DType.BF16, random, n, n);
+                Tensor b = Workload.random(device, DType.BF16, random, n, n);
+                Tensor c = Tensor.empty(device, DType.BF16, Purpose.OTHER, n, n)) {
+            device.await(); // cuBLAS is on another stream
+            double millis = cuda.median(5, () -> peer.gemm(c, a, b, n, true));
+            double tflops = 2.0 * n * n * n / millis / 1e9;
+            Speech.say(
+                    "JCublas %d bf16: %.1f TFLOP/s, largest difference from ours %.2g"
+                            .formatted(n, tflops, difference(device, a, b, c)));
+            Speech.figure("matmul bf16 4096 by JCublas", Map.of("tflops", tflops));
+        } catch (LinkageError | CudaException e) {
+            Speech.notRun("JCublas: " + Speech.sentence(e));
+        }
+        Speech.say("");
     }
 
     private static void product(

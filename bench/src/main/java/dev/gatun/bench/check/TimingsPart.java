@@ -9,6 +9,8 @@ import dev.gatun.kernels.OpCases;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Purpose;
 import dev.gatun.kernels.Tensor;
+import java.lang.foreign.Arena;
+import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
@@ -66,6 +68,9 @@ final class TimingsPart {
                             .formatted(ceiling.copyGbPerSec(), ceiling.cacheBytes() / 1e6));
             Speech.figure("copy", Map.of("gbPerSec", ceiling.copyGbPerSec()));
         }
+        if (options.kind().equals("cuda")) {
+            hostCopies(device);
+        }
         if (options.kind().equals("sim")) {
             Speech.say("Simulated: the times say that the way of measuring works, and no more.");
         }
@@ -76,6 +81,43 @@ final class TimingsPart {
         part.run(options.kind());
         if (options.kind().equals("cuda")) {
             Speech.say("Just after: " + Facts.clocks());
+        }
+    }
+
+    /** Ours go through pinned memory of ours, the driver's through its own. */
+    private static void hostCopies(Device device) {
+        int n = 64 << 20;
+        float[] values = new float[n];
+        try (Cuda cuda = new Cuda();
+                Arena arena = Arena.ofConfined();
+                Tensor tensor = Tensor.empty(device, DType.F32, Purpose.OTHER, n)) {
+            double[] driver =
+                    cuda.hostCopyGbPerSec(
+                            tensor.deviceAddress(), arena.allocate(ValueLayout.JAVA_FLOAT, n));
+            double bytes = 4.0 * n;
+            double write =
+                    bytes
+                            / Cuda.wallNanos(() -> {
+                                tensor.write(values);
+                                device.await();
+                            });
+            double read = bytes / Cuda.wallNanos(tensor::toFloats);
+            Speech.say(
+                    "Host copies of 256 MiB: a Java array to the device %.1f GB/s, back %.1f; the driver's of off-heap memory %.1f, %.1f."
+                            .formatted(write, read, driver[0], driver[1]));
+            Speech.figure(
+                    "host copies",
+                    Map.of(
+                            "writeGbPerSec",
+                            write,
+                            "readGbPerSec",
+                            read,
+                            "driverWriteGbPerSec",
+                            driver[0],
+                            "driverReadGbPerSec",
+                            driver[1]));
+        } catch (IllegalArgumentException | IllegalStateException e) {
+            Speech.notRun("copies from and to the host: " + Speech.sentence(e));
         }
     }
 
