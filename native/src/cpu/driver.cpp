@@ -50,9 +50,17 @@ struct CpuGraph {
   }
 };
 
-// All streams of a cpu device are its one queue.
+// The mark of a stream or an event in the queue: several threads may move it, and it only grows.
+void advance(std::atomic<uint64_t>& mark, uint64_t ticket) {
+  uint64_t seen = mark.load();
+  while (seen < ticket && !mark.compare_exchange_weak(seen, ticket)) {
+  }
+}
+
+// All streams of a cpu device are its one queue; a stream knows how much of it concerns who waits.
 struct CpuStream {
-  CpuGraph* capture = nullptr;  // what gathers the ops instead
+  CpuGraph* capture = nullptr;    // what gathers the ops instead
+  std::atomic<uint64_t> last{0};  // of its own work and of the events that it waits for
 };
 
 class CpuDriver final : public Driver {
@@ -122,8 +130,11 @@ class CpuDriver final : public Driver {
     delete self;
   }
 
-  gatun_status wait(void*, Failure& failure) noexcept override {
-    drain();
+  gatun_status wait(void* stream, Failure& failure) noexcept override {
+    if (stream == nullptr)
+      drain();
+    else
+      queue_.wait(static_cast<CpuStream*>(stream)->last.load());
     return finished(failure);
   }
   void drain() noexcept override { queue_.wait(queue_.last()); }
@@ -136,9 +147,9 @@ class CpuDriver final : public Driver {
     queue_.wait(self->ticket.load());
     delete self;
   }
-  gatun_status record(void* event, void*, Failure&) noexcept override {
+  gatun_status record(void* event, void* stream, Failure&) noexcept override {
     auto* self = static_cast<CpuEvent*>(event);
-    const uint64_t ticket = queue_.add([&](Queue::Task& task) {
+    const uint64_t ticket = add(stream, [&](Queue::Task& task) {
       task.run = [](void*, Queue::Task& task) {
         CpuEvent* event;
         std::memcpy(&event, task.storage, sizeof event);
@@ -146,13 +157,13 @@ class CpuDriver final : public Driver {
       };
       std::memcpy(task.storage, &self, sizeof self);
     });
-    // two threads may record at once: the later mark counts
-    uint64_t seen = self->ticket.load();
-    while (seen < ticket && !self->ticket.compare_exchange_weak(seen, ticket)) {
-    }
+    advance(self->ticket, ticket);
     return GATUN_OK;
   }
-  gatun_status stream_wait(void*, void*, Failure&) noexcept override { return GATUN_OK; }
+  gatun_status stream_wait(void* stream, void* event, Failure&) noexcept override {
+    advance(static_cast<CpuStream*>(stream)->last, static_cast<CpuEvent*>(event)->ticket.load());
+    return GATUN_OK;
+  }
   gatun_status event_wait(void* event, Failure& failure) noexcept override {
     queue_.wait(static_cast<CpuEvent*>(event)->ticket.load());
     return finished(failure);
@@ -191,7 +202,7 @@ class CpuDriver final : public Driver {
   }
   gatun_status wrap(void*, int64_t, Failure&) noexcept override { return GATUN_OK; }
 
-  gatun_status write(void*, void* to, const void* source, int64_t bytes,
+  gatun_status write(void* stream, void* to, const void* source, int64_t bytes,
                      Failure&) noexcept override {
     struct Copy {
       void* to;
@@ -210,7 +221,7 @@ class CpuDriver final : public Driver {
       }
       std::memcpy(staged, source, size);
     }
-    queue_.add([&](Queue::Task& task) {
+    add(stream, [&](Queue::Task& task) {
       const Copy copy{to, size, staged};
       std::memcpy(task.storage, &copy, sizeof copy);
       if (staged == nullptr) std::memcpy(task.storage + sizeof copy, source, size);
@@ -224,9 +235,9 @@ class CpuDriver final : public Driver {
     });
     return GATUN_OK;
   }
-  gatun_status read(void*, void* destination, const void* from, int64_t bytes,
+  gatun_status read(void* stream, void* destination, const void* from, int64_t bytes,
                     Failure& failure) noexcept override {
-    drain();
+    queue_.wait(static_cast<CpuStream*>(stream)->last.load());
     std::memcpy(destination, from, static_cast<size_t>(bytes));
     return finished(failure);
   }
@@ -243,7 +254,7 @@ class CpuDriver final : public Driver {
         type_of(op).move(task->storage, args);
         capture->ops.push_back(std::move(task));
       });
-    queue_.add([&](Queue::Task& task) {
+    add(stream, [&](Queue::Task& task) {
       task.op = static_cast<int32_t>(op);
       type_of(op).move(task.storage, args);
       task.run = [](void* owner, Queue::Task& task) { static_cast<CpuDriver*>(owner)->run(task); };
@@ -260,8 +271,8 @@ class CpuDriver final : public Driver {
     *graph = std::exchange(static_cast<CpuStream*>(stream)->capture, nullptr);
     return GATUN_OK;
   }
-  gatun_status launch(void*, void* graph, Failure&) noexcept override {
-    queue_.add([&](Queue::Task& task) {
+  gatun_status launch(void* stream, void* graph, Failure&) noexcept override {
+    add(stream, [&](Queue::Task& task) {
       std::memcpy(task.storage, &graph, sizeof graph);
       task.run = [](void* owner, Queue::Task& task) {
         const CpuGraph* graph;
@@ -311,6 +322,13 @@ class CpuDriver final : public Driver {
    private:
     CpuDriver& driver_;
   };
+
+  template <typename Fill>
+  uint64_t add(void* stream, Fill fill) {
+    const uint64_t ticket = queue_.add(fill);
+    advance(static_cast<CpuStream*>(stream)->last, ticket);
+    return ticket;
+  }
 
   // What a wait has to report.
   gatun_status finished(Failure& failure) noexcept {

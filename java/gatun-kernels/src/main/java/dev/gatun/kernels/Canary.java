@@ -24,7 +24,7 @@ final class Canary {
      * Whether what is allocated on this stream gets them: nothing can be written during a capture.
      */
     static boolean on(Stream stream) {
-        return stream.device.canaries && !stream.captures();
+        return stream.device.canaries && !stream.apart();
     }
 
     static long allocate(Stream stream, long bytes, Purpose purpose) {

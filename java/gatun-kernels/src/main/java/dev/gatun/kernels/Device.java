@@ -13,6 +13,7 @@ import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
 import java.util.function.Function;
 
 /**
@@ -70,6 +71,7 @@ public final class Device implements AutoCloseable {
     private final Deque<Stream> idleCapturing = new ArrayDeque<>();
     private final long stream;
     private final Stream transfer;
+    private final Stream reading;
     private volatile boolean open = true;
     private volatile boolean profiling;
 
@@ -83,6 +85,7 @@ public final class Device implements AutoCloseable {
         }
         this.stream = Stream.create(this);
         this.transfer = new Stream(this);
+        this.reading = Stream.apart(this);
     }
 
     /**
@@ -338,6 +341,14 @@ public final class Device implements AutoCloseable {
         }
     }
 
+    /** Does something beside the device's stream; one thread at a time. */
+    void beside(Consumer<Stream> work) {
+        synchronized (reading) {
+            handle();
+            work.accept(reading);
+        }
+    }
+
     private Stream take() {
         handle();
         Stream stream;
@@ -359,7 +370,7 @@ public final class Device implements AutoCloseable {
             stream = idleCapturing.poll();
         }
         if (stream == null) {
-            stream = Stream.capturing(this);
+            stream = Stream.apart(this);
         }
         stream.adopt(Thread.currentThread());
         return stream;
@@ -374,7 +385,7 @@ public final class Device implements AutoCloseable {
 
     void give(Stream stream) {
         stream.adopt(null);
-        if (stream.captures()) {
+        if (stream.apart()) {
             return;
         }
         synchronized (idle) {

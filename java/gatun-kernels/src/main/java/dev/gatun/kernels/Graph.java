@@ -5,7 +5,6 @@ import dev.gatun.kernels.internal.Native;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.util.function.BiFunction;
 import java.util.function.Consumer;
 
 /**
@@ -15,7 +14,8 @@ import java.util.function.Consumer;
  * <p>What changes from launch to launch is a value on the device: write the ids, positions or the
  * learning rate into their tensors, then launch. What the step makes lies in memory of the graph's
  * own; a tensor that it {@link Ops#keep}s is written anew by each launch. Nothing runs during the
- * capture, so the step can neither upload nor read values.
+ * capture, so the step can neither upload nor read values. A backward pass has its {@link
+ * Ops#tape}.
  *
  * <pre>{@code
  * Tensor[] y = new Tensor[1];
@@ -43,19 +43,9 @@ public final class Graph implements AutoCloseable {
      * @throws GatunException INVALID_ARGUMENT where it copies to or from the host, or waits
      */
     public static Graph capture(Device device, Rng rng, Consumer<Ops> step) {
-        return capture(device, rng, Ops::new, step);
-    }
-
-    /** Captures a step with a backward pass. */
-    public static Graph captureTape(Device device, Rng rng, Consumer<Tape> step) {
-        return capture(device, rng, Tape::new, step);
-    }
-
-    private static <T extends Ops> Graph capture(
-            Device device, Rng rng, BiFunction<Stream, Rng, T> make, Consumer<T> step) {
         Stream stream = device.takeCapturing();
         Native.check(GatunH.gatun_graph_begin(stream.handle()), "graph_begin");
-        try (T ops = make.apply(stream, rng)) {
+        try (Ops ops = new Ops(stream, rng)) {
             step.accept(ops);
         } catch (Throwable e) {
             new Graph(device, end(stream)).close();

@@ -44,6 +44,15 @@ public sealed class Ops implements AutoCloseable permits Tape {
         this.label = "a scope of " + parent.root().label;
     }
 
+    /** A tape within another Ops. */
+    Ops(Ops parent, Rng rng) {
+        this.stream = parent.stream;
+        this.parent = parent;
+        this.rng = rng;
+        this.tape = (Tape) this;
+        this.label = "a tape of " + parent.root().label;
+    }
+
     public Device device() {
         return stream.device;
     }
@@ -61,6 +70,16 @@ public sealed class Ops implements AutoCloseable permits Tape {
         open();
         children++;
         return new Ops(this);
+    }
+
+    /**
+     * A tape within this scope, on the same stream, with random numbers of its own: a step of
+     * several backward passes opens one for each. What is done on it, this Ops does not remember.
+     */
+    public Tape tape(Rng rng) {
+        open();
+        children++;
+        return new Tape(this, rng);
     }
 
     /**
@@ -105,7 +124,7 @@ public sealed class Ops implements AutoCloseable permits Tape {
             throw new IllegalStateException("reset: a scope within " + this + " is still open");
         }
         dropOwned("its scope (" + label + ") was reset");
-        if (parent == null) {
+        if (root() == this) {
             site = 0;
         }
     }
@@ -209,6 +228,24 @@ public sealed class Ops implements AutoCloseable permits Tape {
     /** Labels of the host, i32, each checked to be in [0, limit) or ignoreIndex. */
     public Tensor labels(int[] labels, int limit, int ignoreIndex, long... shape) {
         return Values.labels(this, labels, limit, ignoreIndex, shape.clone());
+    }
+
+    /** Overwrites an i32 tensor with token ids of the host, each checked to be in [0, limit). */
+    public void ids(Tensor out, int[] ids, int limit) {
+        Values.ids(out, ids, limit);
+    }
+
+    /**
+     * Overwrites an i32 tensor with labels of the host, each checked to be in [0, limit) or
+     * ignoreIndex.
+     */
+    public void labels(Tensor out, int[] labels, int limit, int ignoreIndex) {
+        Values.labels(out, labels, limit, ignoreIndex);
+    }
+
+    /** What a tensor holds at this point of the device's work, for the host to read later. */
+    public Snapshot snapshot(Tensor tensor) {
+        return Snapshot.of(this, tensor);
     }
 
     // ---- Moving values --------------------------------------------------------------------
@@ -469,9 +506,10 @@ public sealed class Ops implements AutoCloseable permits Tape {
         }
     }
 
+    /** The outermost scope that has this one's random numbers. */
     private Ops root() {
         Ops ops = this;
-        while (ops.parent != null) {
+        while (ops.parent != null && ops != ops.tape) {
             ops = ops.parent;
         }
         return ops;

@@ -14,9 +14,8 @@ import java.lang.foreign.ValueLayout;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The device's stream as one Ops sees it, or a native one for a {@link Graph}'s capture: with what
- * its calls need (argument structs and a staging area, made once) and the thread that it is
- * confined to.
+ * The device's stream as one Ops sees it, or a native one of its own: with what its calls need
+ * (argument structs and a staging area, made once) and the thread that it is confined to.
  */
 final class Stream {
     // fits the second-level cache, so that the extra copy on the way to a heap array stays cheap
@@ -40,8 +39,8 @@ final class Stream {
         this(device, 0);
     }
 
-    /** A native stream, whose ops a graph remembers. */
-    static Stream capturing(Device device) {
+    /** A native stream of its own: its ops a graph remembers, or its copies run beside the ops. */
+    static Stream apart(Device device) {
         return new Stream(device, create(device));
     }
 
@@ -91,7 +90,7 @@ final class Stream {
         }
     }
 
-    boolean captures() {
+    boolean apart() {
         return own != 0;
     }
 

@@ -62,6 +62,10 @@ public final class Tape extends Ops {
         super(stream, rng);
     }
 
+    Tape(Ops parent, Rng rng) {
+        super(parent, rng);
+    }
+
     /**
      * Walks back from a loss, an f32 scalar, and adds its gradient up in every leaf it depends on.
      * Tensors that were kept for this are freed on the way.

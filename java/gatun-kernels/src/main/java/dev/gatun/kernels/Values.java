@@ -193,16 +193,23 @@ public final class Values {
      * Token ids, each in [0, limit): checked here, so that a wrong one never reaches the device.
      */
     static Tensor ids(Ops ops, int[] ids, int limit, long[] shape) {
-        return checked(ops, "ids", ids, limit, null, shape);
+        return upload(ops, checked("ids", ids, limit, null), shape);
+    }
+
+    static void ids(Tensor out, int[] ids, int limit) {
+        out.write(checked("ids", ids, limit, null));
     }
 
     /** Labels, each in [0, limit) or ignoreIndex. */
     static Tensor labels(Ops ops, int[] labels, int limit, int ignoreIndex, long[] shape) {
-        return checked(ops, "labels", labels, limit, ignoreIndex, shape);
+        return upload(ops, checked("labels", labels, limit, ignoreIndex), shape);
     }
 
-    private static Tensor checked(
-            Ops ops, String what, int[] ids, int limit, @Nullable Integer ignored, long[] shape) {
+    static void labels(Tensor out, int[] labels, int limit, int ignoreIndex) {
+        out.write(checked("labels", labels, limit, ignoreIndex));
+    }
+
+    private static int[] checked(String what, int[] ids, int limit, @Nullable Integer ignored) {
         for (int i = 0; i < ids.length; i++) {
             if ((ids[i] < 0 || ids[i] >= limit) && (ignored == null || ids[i] != ignored)) {
                 throw new IllegalArgumentException(
@@ -215,6 +222,6 @@ public final class Values {
                                         ignored == null ? "" : " and not " + ignored));
             }
         }
-        return upload(ops, ids, shape);
+        return ids;
     }
 }

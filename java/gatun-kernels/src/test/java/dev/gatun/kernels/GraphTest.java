@@ -125,7 +125,14 @@ class GraphTest {
             Training captured = Training.on(device);
             captured.weight.requireGradient();
             try (Graph graph =
-                    Graph.captureTape(device, new Rng(7, captured.step, 0), captured::step)) {
+                    Graph.capture(
+                            device,
+                            Rng.of(0),
+                            ops -> {
+                                try (Tape tape = ops.tape(new Rng(7, captured.step, 0))) {
+                                    captured.step(tape);
+                                }
+                            })) {
                 for (int i = 0; i < 8; i++) {
                     graph.launch();
                 }
