@@ -18,9 +18,10 @@ import java.util.Map;
  * gradients in f32. Where a parameter has a 16-bit copy, the pass that updates the weight writes
  * that too.
  *
- * <p>Learning rate, step number and clip factor are device scalars: nothing here waits. The step
- * marks all gradients as stale, so that the next backward pass overwrites them and no pass is spent
- * on zeroing.
+ * <p>Learning rate, step number and clip factor are device scalars: nothing here waits, and {@link
+ * #clip} and {@link #step(Ops, Tensor)} may be part of a captured step. The step marks all
+ * gradients as stale, so that the next backward pass overwrites them and no pass is spent on
+ * zeroing.
  */
 public final class Optimizer implements AutoCloseable {
     private final List<Parameter> trained;
@@ -63,10 +64,15 @@ public final class Optimizer implements AutoCloseable {
         return step;
     }
 
+    /** Sets the rate of the steps that follow. */
+    public void learningRate(Ops ops, double value) {
+        ops.fill(rate, value);
+    }
+
     /**
      * Measures the gradients, all together.
      *
-     * @param maxNorm the L2 norm to clip them to in {@link #step(Ops, double, Tensor)}; 0: none
+     * @param maxNorm the L2 norm to clip them to in {@link #step(Ops, Tensor)}; 0: none
      * @return the norm before clipping, and the factor that clips
      */
     public GlobalNorm.Norm clip(Ops ops, double maxNorm) {
@@ -83,8 +89,7 @@ public final class Optimizer implements AutoCloseable {
      *
      * @param clip the factor that {@link #clip} gave
      */
-    public void step(Ops ops, double learningRate, Tensor clip) {
-        ops.fill(rate, learningRate);
+    public void step(Ops ops, Tensor clip) {
         ops.increment(step, 1);
         ops.adamw(options, rate, step, clip, groups.toArray(AdamW.Group[]::new));
         trained.forEach(p -> p.leaf().staleGradient());

@@ -3,14 +3,10 @@ package dev.gatun.trainer;
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.Ops;
-import dev.gatun.kernels.Rng;
-import dev.gatun.kernels.Tape;
-import dev.gatun.kernels.Tensor;
 import dev.gatun.transformers.CausalLm;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import org.jspecify.annotations.Nullable;
@@ -19,6 +15,12 @@ import org.jspecify.annotations.Nullable;
  * Trains a causal language model. The loop stands in {@link #loop} from its first line to its last;
  * the order of its operations is that of the Hugging Face Trainer: forward and backward of each
  * micro-batch, clip, optimizer step, log, evaluate, save.
+ *
+ * <p>The figures of a step are read while the device works on the next one, so that it never waits
+ * for the host: what a listener hears is one step late, unless an evaluation, a checkpoint or the
+ * end comes first, for which the host waits. A step whose figures are not finite ends the run; by
+ * then it and the one after it have changed the weights, which are of no more use: the newest
+ * checkpoint is.
  *
  * <p>The loss of a step is one mean over all targets of its accumulation window, however the window
  * is cut into micro-batches. Same device, library, thread count, data and arguments give the same
@@ -43,7 +45,7 @@ public final class Trainer {
         this.args = args;
     }
 
-    /** Makes the run save a checkpoint after its current step and return. From any thread. */
+    /** Makes the run save a checkpoint after the step that it is at and return. From any thread. */
     public void requestStop() {
         stopRequested = true;
     }
@@ -52,7 +54,7 @@ public final class Trainer {
      * Trains from the model's present weights.
      *
      * @param validation null: none
-     * @throws TrainingDiverged if the loss or a gradient is not finite
+     * @throws TrainingDiverged if the loss or a gradient of a step is not finite
      * @throws IOException if a checkpoint cannot be written
      */
     public TrainResult train(
@@ -89,7 +91,8 @@ public final class Trainer {
         model.computeIn(args.bf16() ? DType.BF16 : DType.F32);
         Device device = model.device();
         try (Ops ops = device.ops();
-                Optimizer optimizer = new Optimizer(ops, model.parameters(), args)) {
+                Optimizer optimizer = new Optimizer(ops, model.parameters(), args);
+                TrainingStep training = new TrainingStep(model, ops, optimizer, args)) {
             var run = new Run(maxSteps(data));
             if (checkpoint != null) {
                 TrainState state = TrainState.read(checkpoint);
@@ -100,20 +103,21 @@ public final class Trainer {
                 run.secondsBefore = state.elapsedSeconds();
                 run.checkpoint = Optional.of(checkpoint);
             }
-            return loop(run, ops, optimizer, data, validation, listener);
+            return loop(run, training, optimizer, data, validation, listener);
         }
     }
 
     /** What changes during a run. */
     private static final class Run {
         private final long begin = System.nanoTime();
-        private long step;
+        private long step; // the newest that was enqueued
         private long maxSteps;
         private double secondsBefore; // of the processes that this one resumes
         private double loss = Double.NaN;
         private long tokens;
         private double trainSeconds;
         private double stepSeconds; // a moving mean
+        private long figuresAt = begin; // when those of a step last came
         private double evaluationSeconds;
         private int evaluations;
         private Optional<Path> checkpoint = Optional.empty();
@@ -131,82 +135,70 @@ public final class Trainer {
             return tokens / Math.max(1e-9, trainSeconds);
         }
 
-        void timed(double seconds, long newTokens) {
+        /** The figures of a step have come: the device was at it since those of the one before. */
+        void timed(Step step) {
+            double seconds = seconds(Math.max(step.begin, figuresAt));
+            figuresAt = System.nanoTime();
             stepSeconds =
                     stepSeconds == 0 ? seconds : stepSeconds + NEWEST * (seconds - stepSeconds);
             trainSeconds += seconds;
-            tokens += newTokens;
+            tokens += step.tokens;
         }
     }
 
+    /**
+     * A step that was enqueued.
+     *
+     * @param number from 1
+     * @param rate its learning rate
+     * @param tokens that its window holds
+     * @param begin when it was begun, {@link System#nanoTime}
+     */
+    private record Step(long number, double rate, long tokens, long begin) {}
+
     private TrainResult loop(
             Run run,
-            Ops ops,
+            TrainingStep training,
             Optimizer optimizer,
             TrainingData data,
             @Nullable Evaluation validation,
             TrainingListener listener)
             throws IOException {
+        Step before = null; // whose figures are still to be read
         while (run.maxSteps < 0 || run.step < run.maxSteps) {
-            long stepBegin = System.nanoTime();
+            long begin = System.nanoTime();
+            double doneBefore = done(run, run.step, begin);
             List<Batch> window = data.window(run.step);
-            long targets = window.stream().mapToLong(Batch::targets).sum();
             double rate = args.learningRate() * schedule(run).factor(run.step);
-
-            double loss = 0;
-            double norm;
-            try (Ops scope = ops.scope()) {
-                Tensor factor = scope.upload(new float[] {1f / Math.max(1, targets)}, 1);
-                var losses = new ArrayList<Tensor>();
-                for (int i = 0; i < window.size(); i++) {
-                    Batch batch = window.get(i);
-                    try (Tape tape = ops.device().tape(new Rng(args.seed(), optimizer.step(), i))) {
-                        Tensor loss_1 = loss(tape, batch, factor);
-                        tape.backward(loss_1);
-                        losses.add(tape.keep(loss_1));
-                    }
-                }
-                var clipped = optimizer.clip(scope, args.maxGradNorm());
-                optimizer.step(scope, rate, clipped.factor());
-                for (Tensor loss_1 : losses) {
-                    loss += loss_1.item();
-                    loss_1.close();
-                }
-                norm = clipped.norm().item();
-            }
-            run.step++;
-            if (!Double.isFinite(loss) || !Double.isFinite(norm)) {
-                throw new TrainingDiverged(divergence(run, loss, norm, rate));
+            training.enqueue(window, rate);
+            long tokens = window.stream().mapToLong(batch -> batch.ids().length).sum();
+            var step = new Step(++run.step, rate, tokens, begin);
+            if (before != null) {
+                finish(run, before, training, data, listener);
             }
 
-            run.loss = loss;
-            run.timed(
-                    seconds(stepBegin),
-                    window.stream().mapToLong(batch -> batch.ids().length).sum());
-            double doneBefore = done(run, run.step - 1, stepBegin);
-            planByTheClock(run);
-            listener.stepped(
-                    new TrainingListener.Step(
-                            run.step,
-                            run.maxSteps,
-                            loss,
-                            norm,
-                            rate,
-                            epoch(run, data),
-                            run.tokensPerSecond(),
-                            run.elapsed()));
+            boolean evaluate = validation != null && due(args.evalSteps(), run, doneBefore);
+            boolean stop = stopRequested;
+            boolean save = stop || due(args.saveSteps(), run, doneBefore);
+            if (!evaluate && !save && run.step != run.maxSteps) {
+                before = step;
+                continue;
+            }
+            finish(run, step, training, data, listener);
+            before = null;
             boolean last = run.step == run.maxSteps;
-            if (validation != null && (last || due(args.evalSteps(), run, doneBefore))) {
+            if (validation != null && (last || evaluate)) {
+                training.release();
                 long evaluationBegin = System.nanoTime();
                 run.evaluation = Optional.of(validation.of(model));
                 run.evaluations++;
                 run.evaluationSeconds += seconds(evaluationBegin);
                 listener.evaluated(run.step, run.evaluation.get());
             }
-            if (last || stopRequested || due(args.saveSteps(), run, doneBefore)) {
+            if (last || save) {
                 save(run, optimizer, data, listener);
             }
-            if (stopRequested && !last) {
+            if (stop && !last) {
                 return result(run, true);
             }
         }
@@ -214,16 +206,30 @@ public final class Trainer {
         return result(run, false);
     }
 
-    private Tensor loss(Tape tape, Batch batch, Tensor factor) {
-        Tensor ids_BT = tape.ids(batch.ids(), model.vocabulary(), batch.rows(), batch.time());
-        Tensor targets_BT =
-                tape.labels(
-                        batch.labels(),
-                        model.vocabulary(),
-                        Batch.IGNORED,
-                        batch.rows(),
-                        batch.time());
-        return model.loss(tape, ids_BT, targets_BT, factor);
+    /** Waits for the figures of a step, checks, counts and reports them. */
+    private void finish(
+            Run run,
+            Step step,
+            TrainingStep training,
+            TrainingData data,
+            TrainingListener listener) {
+        TrainingStep.Figures figures = training.await();
+        if (!figures.finite()) {
+            throw new TrainingDiverged(divergence(run, step, figures));
+        }
+        run.loss = figures.loss();
+        run.timed(step);
+        planByTheClock(run, step);
+        listener.stepped(
+                new TrainingListener.Step(
+                        step.number,
+                        run.maxSteps,
+                        figures.loss(),
+                        figures.gradNorm(),
+                        step.rate,
+                        epoch(step.number, data),
+                        run.tokensPerSecond(),
+                        run.elapsed()));
     }
 
     /** While the number of steps is not known yet, the peak rate stands after the warm-up. */
@@ -255,8 +261,8 @@ public final class Trainer {
     /**
      * With {@code maxMinutes}: how many steps there will be, as far as the speed up to now tells.
      */
-    private void planByTheClock(Run run) {
-        if (!byTheClock() || run.maxSteps < 0 && run.step < MEASURED_STEPS) {
+    private void planByTheClock(Run run, Step step) {
+        if (!byTheClock() || run.maxSteps < 0 && step.number < MEASURED_STEPS) {
             return;
         }
         double left = args.maxMinutes() * 60 - run.elapsed();
@@ -264,7 +270,8 @@ public final class Trainer {
             double each = run.evaluationSeconds / run.evaluations;
             left -= each * Math.max(0, 1 / args.evalSteps() - run.evaluations);
         }
-        run.maxSteps = run.step + Math.max(0, Math.round(left / run.stepSeconds));
+        // a step that is under way will be done
+        run.maxSteps = Math.max(run.step, step.number + Math.round(left / run.stepSeconds));
     }
 
     /** The share of the whole run that is done. */
@@ -295,7 +302,7 @@ public final class Trainer {
                         args.outputDir(),
                         model,
                         optimizer,
-                        epoch(run, data),
+                        epoch(run.step, data),
                         args.saveTotalLimit());
         run.checkpoint = Optional.of(folder);
         listener.saved(run.step, folder);
@@ -313,21 +320,21 @@ public final class Trainer {
                 });
     }
 
-    private String divergence(Run run, double loss, double norm, double rate) {
+    private String divergence(Run run, Step step, TrainingStep.Figures figures) {
         return ("training diverged at step %d: loss %s, gradient norm %s, learning rate %.3g; "
                         + "%s. Try a lower learning rate, a longer warm-up, or look for damaged data")
                 .formatted(
-                        run.step,
-                        loss,
-                        norm,
-                        rate,
+                        step.number,
+                        figures.loss(),
+                        figures.gradNorm(),
+                        step.rate,
                         run.checkpoint
                                 .map(c -> "the last good checkpoint is " + c)
                                 .orElse("no checkpoint had been written"));
     }
 
-    private static double epoch(Run run, TrainingData data) {
-        return (double) run.step / data.stepsPerEpoch();
+    private static double epoch(long step, TrainingData data) {
+        return (double) step / data.stepsPerEpoch();
     }
 
     private static double seconds(long sinceNanos) {

@@ -2,7 +2,11 @@ package dev.gatun.trainer;
 
 import java.nio.file.Path;
 
-/** Hears what a training run does, in order, on the thread that trains. */
+/**
+ * Hears what a training run does, in order, on the thread that trains. The device may be at the
+ * next step by then, unless an evaluation or a checkpoint follows: weights that {@link #stepped}
+ * reads can be of one step more.
+ */
 public interface TrainingListener {
     /**
      * One optimizer step.

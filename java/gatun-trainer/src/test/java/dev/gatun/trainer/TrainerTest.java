@@ -85,8 +85,9 @@ class TrainerTest {
                                 }
                             });
             assertThat(result.stopped()).isTrue();
-            assertThat(result.step()).isEqualTo(13);
-            assertThat(result.checkpoint()).contains(stopped.resolve("checkpoint-13"));
+            // the step that the device was at
+            assertThat(result.step()).isEqualTo(14);
+            assertThat(result.checkpoint()).contains(stopped.resolve("checkpoint-14"));
         }
         TinyRun.run(arguments(stopped, false), DEAF);
         assertThat(weights(stopped)).isEqualTo(weights(whole));
@@ -222,8 +223,10 @@ class TrainerTest {
         }
     }
 
-    @Test
-    void should_stop_when_the_loss_is_not_a_number() throws IOException {
+    /** Also where a checkpoint is due at the step that diverges. */
+    @ParameterizedTest
+    @ValueSource(ints = {9, 10})
+    void should_stop_when_the_loss_is_not_a_number(int diverges) throws IOException {
         Tokenizer tokenizer = TinyRun.tokenizer();
         try (Device device = Device.open("cpu");
                 Gpt2 model = TinyRun.model(device, tokenizer, 0)) {
@@ -233,7 +236,8 @@ class TrainerTest {
                     new TrainingListener() {
                         @Override
                         public void stepped(Step step) {
-                            if (step.step() == 7) {
+                            // the next step is under way already, with the weights as they were
+                            if (step.step() == diverges - 2) {
                                 var weight = model.parameters().getFirst().weight();
                                 float[] values = weight.toFloats();
                                 values[300 % values.length] = Float.NaN;
@@ -244,7 +248,7 @@ class TrainerTest {
                     };
             assertThatThrownBy(() -> trainer.train(TinyRun.data(tokenizer), null, poison))
                     .isInstanceOf(TrainingDiverged.class)
-                    .hasMessageContaining("diverged at step 8")
+                    .hasMessageContaining("diverged at step " + diverges)
                     .hasMessageContaining("checkpoint-5")
                     .hasMessageContaining("lower learning rate");
         }
@@ -259,7 +263,8 @@ class TrainerTest {
         var descriptors = new ArrayList<Long>();
         try (Device device = Device.open("cpu");
                 Gpt2 model = TinyRun.model(device, tokenizer, 0.1)) {
-            new Trainer(model, TinyRun.arguments(folder, 220).saveSteps(0))
+            // one step more than is looked at: behind the last one there is none
+            new Trainer(model, TinyRun.arguments(folder, 221).saveSteps(0))
                     .train(
                             TinyRun.data(tokenizer),
                             null,
@@ -274,7 +279,8 @@ class TrainerTest {
                                 }
                             });
             assertThat(buffers).as("buffers").allMatch(b -> b.equals(buffers.getFirst()));
-            assertThat(used).as("bytes").allMatch(b -> b.equals(used.getFirst()));
+            // less where the graph of a step was given back for the short window of an epoch's end
+            assertThat(used).as("bytes").allMatch(b -> b <= used.getFirst());
             assertThat(descriptors.getLast())
                     .as("file descriptors")
                     .isLessThanOrEqualTo(descriptors.getFirst());

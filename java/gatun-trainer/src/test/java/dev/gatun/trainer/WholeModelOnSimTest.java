@@ -178,7 +178,8 @@ class WholeModelOnSimTest {
                 }
             }
             var clipped = optimizer.clip(scope, 1);
-            optimizer.step(scope, RATE, clipped.factor());
+            optimizer.learningRate(scope, RATE);
+            optimizer.step(scope, clipped.factor());
             norms.add(clipped.norm().item());
         }
         return loss;
