@@ -1,12 +1,14 @@
 // Matrix product on tensor cores.
 //
-// math     out = gelu(alpha a b + bias), or out += alpha a b. 16-bit operands are multiplied
-//          exactly and summed in f32. f32 operands are split into three bf16 each, x = x0 + x1 +
-//          x2, and a b is the six products a_i b_j with i + j <= 2, the smallest first: what is
-//          left out is below 2^-25 of |a||b|. Tensor cores cut bits off sums that f32 would round,
-//          so they only add up one tile of k; tiles are added in f32 (Ootomo & Yokota).
+// math     out = gelu(alpha a b + bias) + residual, or alpha a b gelu'(preactivation) + residual;
+//          the residual may be out. 16-bit operands are multiplied exactly and summed in f32. f32
+//          operands are split into three bf16 each, x = x0 + x1 + x2, and a b is the six products
+//          a_i b_j with i + j <= 2, the smallest first: what is left out is below 2^-24 of |a||b|.
+//          bf16x3 stops at x0 + x1 and three products, which leaves out less than 2^-15. Tensor
+//          cores cut bits off sums that f32 would round, so they only add up one tile of k; tiles
+//          are added in f32 (Ootomo & Yokota).
 // shapes   a (m, k), b (k, n), each as it is or transposed in memory, any strides between rows and
-//          products; out and preactivation (m, n), f32 or like the operands; bias (n).
+//          products; out, preactivation, residual (m, n), f32 or like the operands; bias (n).
 // tiling   A block computes a tile of tiles.h, warps 64 x 64 or 32 x 32 of it by mma.m16n8k16.
 //          Tiles of a and b wait in a ring of shared memory, rows as they lie in global memory;
 //          16-byte units of a row are permuted (XOR with the row) so that ldmatrix, and its
@@ -118,9 +120,15 @@ __device__ __forceinline__ void load_b(uint32_t tile, int first, int step,
 
 // ---- multiplication ----
 
-// Two f32 in three pairs of bf16 that add up to them.
-__device__ __forceinline__ void split(float x, float y, uint32_t (&parts)[3]) {
-  UNROLL for (int i = 0; i < 3; ++i) {
+// Parts that hold all bits of an operand.
+template <typename T>
+constexpr int kExactParts = sizeof(T) == 2 ? 1 : 3;
+constexpr int kBf16x3Parts = 2;
+
+// Two f32 in pairs of bf16 that add up to them: to all of their bits, if there are three.
+template <int kParts>
+__device__ __forceinline__ void split(float x, float y, uint32_t (&parts)[kParts]) {
+  UNROLL for (int i = 0; i < kParts; ++i) {
     const float pair[2] = {x, y};
     parts[i] = pack(pair, __nv_bfloat16());
     float held[2];
@@ -130,7 +138,7 @@ __device__ __forceinline__ void split(float x, float y, uint32_t (&parts)[3]) {
   }
 }
 
-template <typename T, int kStrips, int kColumns>
+template <typename T, int kParts, int kStrips, int kColumns>
 __device__ __forceinline__ void multiply(float (&sums)[kStrips][kColumns][4],
                                          const uint32_t (&a)[kStrips][kWordsA<T>],
                                          const uint32_t (&b)[kColumns][kWordsB<T>]) {
@@ -139,19 +147,19 @@ __device__ __forceinline__ void multiply(float (&sums)[kStrips][kColumns][4],
         mma_m16n8k16(sums[i][j], a[i], b[j], T());
   } else {
     // [part][…][word of mma]: words of a are rows g and g + 8 by turns
-    uint32_t a_parts[3][kStrips][4], b_parts[3][kColumns][2];
+    uint32_t a_parts[kParts][kStrips][4], b_parts[kParts][kColumns][2];
     UNROLL for (int i = 0; i < kStrips; ++i) UNROLL for (int w = 0; w < 4; ++w) {
       const uint32_t* pair = a[i] + w % 2 * 4 + w / 2 * 2;
-      uint32_t parts[3];
+      uint32_t parts[kParts];
       split(as_float(pair[0]), as_float(pair[1]), parts);
-      UNROLL for (int s = 0; s < 3; ++s) a_parts[s][i][w] = parts[s];
+      UNROLL for (int s = 0; s < kParts; ++s) a_parts[s][i][w] = parts[s];
     }
     UNROLL for (int j = 0; j < kColumns; ++j) UNROLL for (int w = 0; w < 2; ++w) {
-      uint32_t parts[3];
+      uint32_t parts[kParts];
       split(as_float(b[j][2 * w]), as_float(b[j][2 * w + 1]), parts);
-      UNROLL for (int s = 0; s < 3; ++s) b_parts[s][j][w] = parts[s];
+      UNROLL for (int s = 0; s < kParts; ++s) b_parts[s][j][w] = parts[s];
     }
-    UNROLL for (int total = 2; total >= 0; --total) UNROLL for (int s = total; s >= 0; --s)
+    UNROLL for (int total = kParts - 1; total >= 0; --total) UNROLL for (int s = total; s >= 0; --s)
         UNROLL for (int i = 0; i < kStrips; ++i) UNROLL for (int j = 0; j < kColumns; ++j)
             mma_m16n8k16(sums[i][j], a_parts[s][i], b_parts[total - s][j], __nv_bfloat16());
   }
@@ -309,7 +317,7 @@ __device__ __forceinline__ void raster(const MatMulProblem& p, int64_t index, in
 }
 
 // grid (tiles of all products, splits)
-template <typename T, int kTile, typename Loader>
+template <typename T, int kTile, typename Loader, int kParts = kExactParts<T>>
 __global__ void __launch_bounds__(Loader::kThreads, Loader::kMinBlocks)
     matmul_tiles(const __grid_constant__ MatMulProblem p) {
   constexpr MatmulTile kShape = kMatmulTiles[kTile];
@@ -366,7 +374,7 @@ __global__ void __launch_bounds__(Loader::kThreads, Loader::kMinBlocks)
           loader.start(ring + writes);
           writes = writes == (kStages - 1) * Shared::kStageBytes ? 0 : writes + Shared::kStageBytes;
         }
-        multiply<T>(sizeof(T) == 4 ? tile_sums : sums, a[step % 2], b[step % 2]);
+        multiply<T, kParts>(sizeof(T) == 4 ? tile_sums : sums, a[step % 2], b[step % 2]);
       }
       if constexpr (sizeof(T) == 4)
         UNROLL for (int i = 0; i < kStrips; ++i) UNROLL for (int j = 0; j < kColumns; ++j)
@@ -442,13 +450,15 @@ Choice choose(ElementType in, ElementType out, const MatMul& p, int sm_count) {
   // a single row has no stride that could be unaligned
   if ((p.transpose_a ? p.k : p.m) <= 1) problem.a_stride = 0;
   if ((p.transpose_b ? p.n : p.k) <= 1) problem.b_stride = 0;
-  if (p.m <= 1) problem.out_stride = problem.preactivation_stride = 0;
+  if (p.m <= 1) problem.out_stride = problem.preactivation_stride = problem.residual_stride = 0;
   problem.out_type = out;
   problem.partial_columns = (p.n + 3) / 4 * 4;
   const auto quad = static_cast<int64_t>(4 * size_of(out));
   problem.out_vectors = aligned(p.out, out, problem.out_stride, p, MatMul::kOut, quad);
   problem.preactivation_vectors =
       aligned(p.preactivation, out, problem.preactivation_stride, p, MatMul::kPreactivation, quad);
+  problem.residual_vectors =
+      aligned(p.residual, out, problem.residual_stride, p, MatMul::kResidual, quad);
   const bool a_aligned = aligned(p.a, in, problem.a_stride, p, MatMul::kA, kUnitBytes);
   const bool b_aligned = aligned(p.b, in, problem.b_stride, p, MatMul::kB, kUnitBytes);
   problem.a_vectors = a_aligned && !p.transpose_a;
@@ -476,13 +486,13 @@ size_t partial_bytes(const MatMulProblem& p) {
          static_cast<size_t>(p.partial_columns) * sizeof(float);
 }
 
-template <typename T, int kTile, typename Loader>
+template <typename T, int kTile, typename Loader, int kParts = kExactParts<T>>
 cudaError_t launch_tiles(cudaStream_t stream, MatMulProblem p) {
   const int64_t tiles = p.batch.rows * p.tiles_m * p.tiles_n;
   for (; p.first_tile < tiles; p.first_tile += INT_MAX) {
     const auto blocks = static_cast<unsigned>(std::min<int64_t>(tiles - p.first_tile, INT_MAX));
     const cudaError_t error =
-        launch("matmul_tiles", matmul_tiles<T, kTile, Loader>,
+        launch("matmul_tiles", matmul_tiles<T, kTile, Loader, kParts>,
                dim3(blocks, static_cast<unsigned>(p.splits)), kMatmulTiles[kTile].threads(),
                sizeof(MatMulShared<kTile, Loader>), stream, p);
     if (error != cudaSuccess) return error;
@@ -490,13 +500,17 @@ cudaError_t launch_tiles(cudaStream_t stream, MatMulProblem p) {
   return cudaSuccess;
 }
 
-template <typename T, int kTile>
+template <typename T, int kTile, int kParts = kExactParts<T>>
 cudaError_t launch_copies(cudaStream_t stream, const MatMulProblem& p) {
+  const auto launch_with = [&]<bool kTransposeA, bool kTransposeB>() {
+    return launch_tiles<T, kTile, CopyLoader<T, kTile, kTransposeA, kTransposeB>, kParts>(stream,
+                                                                                          p);
+  };
   if (p.transpose_a)
-    return p.transpose_b ? launch_tiles<T, kTile, CopyLoader<T, kTile, true, true>>(stream, p)
-                         : launch_tiles<T, kTile, CopyLoader<T, kTile, true, false>>(stream, p);
-  return p.transpose_b ? launch_tiles<T, kTile, CopyLoader<T, kTile, false, true>>(stream, p)
-                       : launch_tiles<T, kTile, CopyLoader<T, kTile, false, false>>(stream, p);
+    return p.transpose_b ? launch_with.template operator()<true, true>()
+                         : launch_with.template operator()<true, false>();
+  return p.transpose_b ? launch_with.template operator()<false, true>()
+                       : launch_with.template operator()<false, false>();
 }
 
 template <typename T>
@@ -508,12 +522,12 @@ cudaError_t launch_product(cudaStream_t stream, ElementType in, const Choice& ch
     error = matmul_few_rows(stream, in, p);
   else if (!choice.copies)
     error = launch_tiles<T, kSmall, ElementLoader<T, kSmall>>(stream, p);
-  else if (choice.tile == kSmall)
-    error = launch_copies<T, kSmall>(stream, p);
-  else if constexpr (sizeof(T) == 2)
-    error = launch_copies<T, kMatmulTileLarge>(stream, p);
+  else if constexpr (sizeof(T) == 4)
+    error = p.bf16x3 ? launch_copies<T, kSmall, kBf16x3Parts>(stream, p)
+                     : launch_copies<T, kSmall>(stream, p);
   else
-    error = cudaErrorInvalidValue;
+    error = choice.tile == kSmall ? launch_copies<T, kSmall>(stream, p)
+                                  : launch_copies<T, kMatmulTileLarge>(stream, p);
   if (error != cudaSuccess || p.splits <= 1) return error;
   MatMulProblem whole = p;
   whole.splits = 1;

@@ -1,5 +1,5 @@
 // What matmul's kernels have in common: the problem with the launcher's choices, and the way of a
-// sum to memory (alpha, what out holds, bias, preactivation, GELU).
+// sum to memory (alpha, bias, preactivation, GELU or its gradient, residual).
 #pragma once
 
 #include <algorithm>
@@ -22,6 +22,7 @@ struct MatMulProblem : MatMul {
   bool a_vectors;       // a is rows of k, 16 bytes of one are one aligned access
   bool out_vectors;     // four columns of out are one aligned access
   bool preactivation_vectors;
+  bool residual_vectors;
 };
 
 // ---- four elements ----
@@ -50,14 +51,8 @@ template <typename Out>
 __device__ __forceinline__ void finish_as(const MatMulProblem& p, int64_t product, int row,
                                           int column, float (&v)[4]) {
   const int count = min(4, p.n - column);
-  Out* out = static_cast<Out*>(p.out) + row_offset(p.batch, MatMul::kOut, product) +
-             row * p.out_stride + column;
   UNROLL for (int i = 0; i < 4; ++i) v[i] *= p.alpha;
   float other[4];
-  if (p.add) {
-    load_some(out, count, p.out_vectors, other);
-    UNROLL for (int i = 0; i < 4; ++i) v[i] += other[i];
-  }
   if (p.bias != nullptr) {
     if (p.bias_type == ElementType::kF32)
       load_some(static_cast<const float*>(p.bias) + column, count, false, other);
@@ -65,14 +60,31 @@ __device__ __forceinline__ void finish_as(const MatMulProblem& p, int64_t produc
       load_some(static_cast<const Out*>(p.bias) + column, count, false, other);
     UNROLL for (int i = 0; i < 4; ++i) v[i] += other[i];
   }
-  if (p.preactivation != nullptr)
-    store_some(static_cast<Out*>(p.preactivation) +
-                   row_offset(p.batch, MatMul::kPreactivation, product) +
-                   row * p.preactivation_stride + column,
-               count, p.preactivation_vectors, v);
-  if (p.gelu == Gelu::kTanh) UNROLL for (int i = 0; i < 4; ++i) v[i] = gelu_tanh(v[i]);
-  if (p.gelu == Gelu::kErf) UNROLL for (int i = 0; i < 4; ++i) v[i] = gelu_erf(v[i]);
-  store_some(out, count, p.out_vectors, v);
+  if (p.preactivation != nullptr) {
+    Out* preactivation = static_cast<Out*>(p.preactivation) +
+                         row_offset(p.batch, MatMul::kPreactivation, product) +
+                         row * p.preactivation_stride + column;
+    if (p.gelu == Gelu::kTanhGradient || p.gelu == Gelu::kErfGradient)
+      load_some(preactivation, count, p.preactivation_vectors, other);
+    else
+      store_some(preactivation, count, p.preactivation_vectors, v);
+  }
+  UNROLL for (int i = 0; i < 4; ++i) {
+    if (p.gelu == Gelu::kTanh) v[i] = gelu_tanh(v[i]);
+    if (p.gelu == Gelu::kErf) v[i] = gelu_erf(v[i]);
+    if (p.gelu == Gelu::kTanhGradient) v[i] *= gelu_tanh_derivative(other[i]);
+    if (p.gelu == Gelu::kErfGradient) v[i] *= gelu_erf_derivative(other[i]);
+  }
+  if (p.residual != nullptr) {
+    load_some(static_cast<const Out*>(p.residual) +
+                  row_offset(p.batch, MatMul::kResidual, product) + row * p.residual_stride +
+                  column,
+              count, p.residual_vectors, other);
+    UNROLL for (int i = 0; i < 4; ++i) v[i] += other[i];
+  }
+  store_some(static_cast<Out*>(p.out) + row_offset(p.batch, MatMul::kOut, product) +
+                 row * p.out_stride + column,
+             count, p.out_vectors, v);
 }
 
 // Four sums of part `split` of the product, from `column` (a multiple of 4) on: to the result, or

@@ -293,7 +293,17 @@ typedef enum gatun_epilogue {
   GATUN_EPILOGUE_NONE = 0,
   GATUN_EPILOGUE_BIAS = 1,      /* + bias[N] */
   GATUN_EPILOGUE_BIAS_GELU = 2, /* gelu(. + bias[N]); tanh or erf as `gelu_erf` says */
+  GATUN_EPILOGUE_GELU_GRADIENT = 3, /* . * gelu'(preactivation): the backward pass of a GELU */
 } gatun_epilogue;
+
+/* What may be left out of a product of f32 operands. It permits, and obliges no device: products of
+ * 16-bit operands are exact in any case, and the cpu device always multiplies f32 in full. */
+typedef enum gatun_matmul_precision {
+  GATUN_MATMUL_F32 = 0,    /* nothing: as accurate as multiplication in f32 */
+  GATUN_MATMUL_BF16X3 = 1, /* all but three products of bf16, x = hi + lo, hi hi + hi lo + lo hi:
+                              what is left out of a term is below 2^-15 of it; half the work of F32
+                              where tensor cores multiply */
+} gatun_matmul_precision;
 
 typedef struct gatun_matmul_args {
   uint32_t struct_size;
@@ -303,12 +313,15 @@ typedef struct gatun_matmul_args {
   int32_t epilogue;    /* gatun_epilogue */
   int32_t gelu_erf;    /* 0: the tanh form, 1: the exact erf form */
   float alpha;         /* factor on the product; 0 means 1 */
-  int32_t reserved;
+  int32_t precision;   /* gatun_matmul_precision */
   const gatun_tensor* bias;           /* [N], dtype of out or f32; null without a bias epilogue */
-  const gatun_tensor* preactivation;  /* like out; BIAS_GELU: receives . + bias; may be null */
+  const gatun_tensor* preactivation;  /* like out. BIAS_GELU: receives . + bias; may be null.
+                                         GELU_GRADIENT: what gelu was taken of; is read */
+  const gatun_tensor* residual;       /* like out: added after the epilogue; may be out itself, or
+                                         null; not with accumulate */
 } gatun_matmul_args;
 
-/* out[.., M, N] = alpha * a . b. Rank 2 to 6. Leading (batch) dimensions of a and out agree; b has
+/* out[.., M, N] = epilogue(alpha * a . b) + residual. Rank 2 to 6. Leading (batch) dimensions of a and out agree; b has
  * the same or is rank 2 (one matrix for all). Dtypes: a and b equal (f32, f16, bf16), out equal to
  * them or f32. Any strides whose last dimension is 1. args may be null. */
 GATUN_API gatun_status gatun_matmul(gatun_stream stream, const gatun_tensor* out,

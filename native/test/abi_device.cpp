@@ -321,6 +321,64 @@ void workspace() {
   CHECK_OK(gatun_device_close(device));
 }
 
+// What the options of a product must not be together, and that a residual may be out itself.
+void products() {
+  gatun_device device = open_cpu();
+  gatun_stream stream;
+  CHECK_OK(gatun_stream_create(device, &stream));
+  gatun_buffer buffer;
+  CHECK_OK(gatun_buffer_alloc(stream, 1024, GATUN_OTHER, &buffer));
+  const gatun_tensor a = tensor_of(buffer, GATUN_F32, {4, 4});
+  const gatun_tensor out = tensor_of(buffer, GATUN_F32, {4, 4}, 64);
+  const gatun_tensor other = tensor_of(buffer, GATUN_F32, {4, 4}, 128);
+  const gatun_tensor shifted = tensor_of(buffer, GATUN_F32, {4, 4}, 80);
+  const gatun_tensor narrow = tensor_of(buffer, GATUN_F32, {4, 3}, 128);
+  const gatun_tensor half = tensor_of(buffer, GATUN_F16, {4, 4}, 128);
+  const auto with = [&](const auto& change) {
+    gatun_matmul_args args = {};
+    args.struct_size = sizeof args;
+    change(args);
+    return gatun_matmul(stream, &out, &a, &a, &args);
+  };
+  const auto residual = [&](const gatun_tensor& tensor, int32_t accumulate = 0) {
+    return with([&](gatun_matmul_args& args) {
+      args.residual = &tensor;
+      args.accumulate = accumulate;
+    });
+  };
+  const auto gradient = [&](const gatun_tensor* preactivation) {
+    return with([&](gatun_matmul_args& args) {
+      args.epilogue = GATUN_EPILOGUE_GELU_GRADIENT;
+      args.preactivation = preactivation;
+    });
+  };
+  CHECK_FAILS(with([](gatun_matmul_args& args) { args.epilogue = 4; }), GATUN_INVALID_ARGUMENT,
+              "matmul: args->epilogue is 4, epilogues are 0 to 3");
+  CHECK_FAILS(with([](gatun_matmul_args& args) { args.precision = -1; }), GATUN_INVALID_ARGUMENT,
+              "matmul: args->precision is -1, precisions are 0 to 1");
+  CHECK_FAILS(residual(other, 1), GATUN_INVALID_ARGUMENT,
+              "accumulate and a residual cannot be combined");
+  CHECK_FAILS(residual(narrow), GATUN_INVALID_ARGUMENT,
+              "residual is [4, 3], out is [4, 4]: they must be the same");
+  CHECK_FAILS(residual(half), GATUN_INVALID_ARGUMENT,
+              "residual is f16, out is f32: they must be the same");
+  CHECK_FAILS(residual(shifted), GATUN_INVALID_ARGUMENT,
+              "out overlaps residual; it may be the same tensor, or apart from it");
+  CHECK_FAILS(gradient(nullptr), GATUN_INVALID_ARGUMENT,
+              "the epilogue GELU_GRADIENT reads a preactivation, preactivation is null");
+  CHECK_FAILS(gradient(&out), GATUN_INVALID_ARGUMENT, "out overlaps preactivation");
+  CHECK_FAILS(with([&](gatun_matmul_args& args) { args.preactivation = &other; }),
+              GATUN_INVALID_ARGUMENT, "only the epilogues BIAS_GELU and GELU_GRADIENT");
+  CHECK_OK(gatun_fill(stream, &a, 1));
+  CHECK_OK(gatun_fill(stream, &out, 2));
+  CHECK_OK(residual(out));
+  float values[16];
+  CHECK_OK(gatun_buffer_read(stream, values, buffer, 64, sizeof values));
+  for (float value : values) CHECK(value == 6);
+  CHECK_OK(gradient(&other));
+  CHECK_OK(gatun_device_close(device));
+}
+
 void profile() {
   gatun_device device = open_cpu();
   gatun_stream stream;
@@ -456,6 +514,7 @@ int main() {
   wrapped();
   faults();
   workspace();
+  products();
   profile();
   races();
   std::printf("ok\n");

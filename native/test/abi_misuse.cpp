@@ -540,7 +540,8 @@ void describe_functions() {
         c.take(c.matmul, false);
         c.matmul.transpose_a = pick(2);
         c.matmul.transpose_b = pick(2);
-        c.matmul.epilogue = pick(3);
+        c.matmul.epilogue = pick(4);
+        c.matmul.precision = pick(2);
         const bool batched = pick(2) != 0;
         const auto matrix = [&](int rows, int columns) {
           if (batched)
@@ -551,16 +552,24 @@ void describe_functions() {
         matrix(m, n);
         c.matmul.transpose_a != 0 ? matrix(k, m) : matrix(m, k);
         c.matmul.transpose_b != 0 ? matrix(n, k) : matrix(k, n);
-        if (c.matmul.epilogue != 0) c.matmul.bias = c.add(type, {n});
-        if (c.matmul.epilogue == 2) {
+        const bool gradient = c.matmul.epilogue == GATUN_EPILOGUE_GELU_GRADIENT;
+        if (c.matmul.epilogue != 0 && !gradient) c.matmul.bias = c.add(type, {n});
+        if (c.matmul.epilogue >= GATUN_EPILOGUE_BIAS_GELU) {
+          matrix(m, n);
+          c.optional[c.tensors - 1] = !gradient;
+          c.matmul.preactivation = c.tensor[c.tensors - 1];
+        }
+        if (pick(2) != 0) {
           matrix(m, n);
           c.optional[c.tensors - 1] = true;
-          c.matmul.preactivation = c.tensor[c.tensors - 1];
+          c.matmul.residual = c.tensor[c.tensors - 1];
         }
       },
       [](Call& c) {
-        if (c.matmul.bias != nullptr) c.matmul.bias = c.tensor[3];
-        if (c.matmul.preactivation != nullptr) c.matmul.preactivation = c.tensor[4];
+        int at = 3;  // the tensors may have been bent
+        for (const gatun_tensor** operand :
+             {&c.matmul.bias, &c.matmul.preactivation, &c.matmul.residual})
+          if (*operand != nullptr) *operand = c.tensor[at++];
         return gatun_matmul(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
                             c.as<gatun_matmul_args>());
       });
@@ -1016,6 +1025,7 @@ void make_strange(Call& c) {
       c.matmul.alpha = static_cast<float>(strange_double());
       c.matmul.accumulate = pick(3);
       c.matmul.epilogue = pick(2) != 0 ? c.matmul.epilogue : static_cast<int32_t>(strange_int());
+      c.matmul.precision = pick(3);
       c.attention.scale = static_cast<float>(strange_double());
       c.attention.causal = static_cast<int32_t>(strange_int());
       c.loss.label_smoothing = static_cast<float>(strange_double());

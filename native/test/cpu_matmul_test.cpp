@@ -13,17 +13,20 @@ struct Case {
   int64_t m, n, k;
   bool transpose_a, transpose_b, accumulate, gelu_erf, shared_b, gaps;
   int32_t in, out, bias, epilogue;
-  bool preactivation;
+  bool preactivation, residual, in_place;  // in_place: the residual is out
   float alpha;
   std::vector<int64_t> batch;
 
   std::string text() const {
     char s[200];
-    std::snprintf(s, sizeof s, "matmul m %lld n %lld k %lld%s%s%s%s%s in %s epilogue %d batch",
+    std::snprintf(s, sizeof s, "matmul m %lld n %lld k %lld%s%s%s%s%s in %s epilogue %d%s batch",
                   static_cast<long long>(m), static_cast<long long>(n), static_cast<long long>(k),
                   transpose_a ? " aT" : "", transpose_b ? " bT" : "",
                   accumulate ? " accumulate" : "", shared_b ? " shared b" : "", gaps ? " gaps" : "",
-                  name(in), epilogue);
+                  name(in), epilogue,
+                  !residual  ? ""
+                  : in_place ? " residual in out"
+                             : " residual");
     std::string all = s;
     for (int64_t size : batch) all.append(" ").append(std::to_string(size));
     return all;
@@ -33,6 +36,14 @@ struct Case {
 double gelu(double x, bool erf) {
   if (erf) return 0.5 * x * std::erfc(-x / std::sqrt(2.));
   return x / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+// By differences of gelu itself, right to 1e-9.
+double gelu_slope(double x, bool erf) {
+  constexpr double kStep = 1e-4;
+  return (8 * (gelu(x + kStep, erf) - gelu(x - kStep, erf)) -
+          (gelu(x + 2 * kStep, erf) - gelu(x - 2 * kStep, erf))) /
+         (12 * kStep);
 }
 
 std::vector<int64_t> with(std::vector<int64_t> shape, int64_t rows, int64_t columns) {
@@ -50,14 +61,19 @@ void run(const Backend& backend, int threads, const Case& c) {
            c.gaps);
   Tensor out(c.out, with(c.batch, c.m, c.n), c.gaps);
   Tensor pre(c.out, with(c.batch, c.m, c.n), c.gaps);
+  Tensor residual(c.out, with(c.batch, c.m, c.n), c.gaps);
   Tensor bias(c.bias, {c.n});
+  const bool gradient = c.epilogue == GATUN_EPILOGUE_GELU_GRADIENT;
   a.random();
   b.random();
-  if (c.accumulate) out.random(3);
+  if (c.accumulate || c.in_place) out.random(3);
+  if (gradient) pre.random(2);
+  residual.random(3);
   bias.random();
 
   const std::vector<double> av = a.values(), bv = b.values(), old = out.values(),
-                            biases = bias.values();
+                            pres = pre.values(), biases = bias.values(),
+                            added = c.in_place ? old : residual.values();
   const int64_t batches = c.m * c.n == 0 ? 0 : out.size() / (c.m * c.n);
   std::vector<double> truth(static_cast<size_t>(out.size())), truth_pre = truth, off = truth;
   for (int64_t i = 0; i < batches; ++i) {
@@ -75,10 +91,17 @@ void run(const Backend& backend, int threads, const Case& c) {
         }
         const size_t at = static_cast<size_t>((i * c.m + m) * c.n + n);
         if (c.accumulate) sum += old[at];
-        if (c.epilogue != GATUN_EPILOGUE_NONE) sum += biases[static_cast<size_t>(n)];
+        if (c.epilogue == GATUN_EPILOGUE_BIAS || c.epilogue == GATUN_EPILOGUE_BIAS_GELU)
+          sum += biases[static_cast<size_t>(n)];
         magnitude += std::fabs(sum);
         truth_pre[at] = sum;
-        truth[at] = c.epilogue == GATUN_EPILOGUE_BIAS_GELU ? gelu(sum, c.gelu_erf) : sum;
+        truth[at] = c.epilogue == GATUN_EPILOGUE_BIAS_GELU ? gelu(sum, c.gelu_erf)
+                    : gradient                             ? sum * gelu_slope(pres[at], c.gelu_erf)
+                                                           : sum;
+        if (c.residual) {
+          truth[at] += added[at];
+          magnitude += std::fabs(added[at]);
+        }
         // gelu has slopes up to 1.13 and an error of its own
         off[at] = (4 + std::sqrt(static_cast<double>(c.k))) * 0x1p-24 * magnitude + 1e-6;
       }
@@ -89,8 +112,10 @@ void run(const Backend& backend, int threads, const Case& c) {
   args.out = out.view();
   args.a = a.view();
   args.b = b.view();
-  if (c.epilogue != GATUN_EPILOGUE_NONE) args.bias = bias.view();
+  if (c.epilogue == GATUN_EPILOGUE_BIAS || c.epilogue == GATUN_EPILOGUE_BIAS_GELU)
+    args.bias = bias.view();
   if (c.preactivation) args.preactivation = pre.view();
+  if (c.residual) args.residual = c.in_place ? out.view() : residual.view();
   args.transpose_a = c.transpose_a;
   args.transpose_b = c.transpose_b;
   args.accumulate = c.accumulate;
@@ -99,7 +124,11 @@ void run(const Backend& backend, int threads, const Case& c) {
   args.alpha = c.alpha;
   backend.matmul(context, args);
   check(c.text(), out, truth, off);
-  if (c.preactivation) check(c.text() + ", preactivation", pre, truth_pre, off);
+  if (c.preactivation && !gradient) check(c.text() + ", preactivation", pre, truth_pre, off);
+  if (gradient && pre.values() != pres)
+    report("%s: wrote to the preactivation of a gradient", c.text().c_str());
+  if (c.residual && !c.in_place && residual.values() != added)
+    report("%s: wrote to the residual", c.text().c_str());
   a.check_canaries(c.text() + ", a");
   b.check_canaries(c.text() + ", b");
   if (context.status != GATUN_OK) report("%s: %s", c.text().c_str(), context.sentence.c_str());
@@ -124,10 +153,13 @@ Case any_case() {
   c.in = kFloats[generator() % 3];
   c.out = flip() ? c.in : GATUN_F32;
   c.bias = flip() ? c.out : GATUN_F32;
-  c.epilogue = static_cast<int32_t>(generator() % 3);
+  c.epilogue = static_cast<int32_t>(generator() % 4);
   c.accumulate = c.epilogue == GATUN_EPILOGUE_NONE && flip();
   c.gelu_erf = flip();
-  c.preactivation = c.epilogue == GATUN_EPILOGUE_BIAS_GELU && flip();
+  c.preactivation = c.epilogue == GATUN_EPILOGUE_GELU_GRADIENT ||
+                    (c.epilogue == GATUN_EPILOGUE_BIAS_GELU && flip());
+  c.residual = !c.accumulate && flip();
+  c.in_place = c.residual && flip();
   constexpr float kAlphas[] = {0.f, 1.f, 0.125f, -1.7f};
   c.alpha = kAlphas[generator() % 4];
   c.gaps = flip();
@@ -211,9 +243,14 @@ void test_many_shapes(const Backend& backend, int threads) {
   c.k = 96;
   for (int64_t i = 0; i < 75; ++i) {
     c.m = 17 + i % 70;
-    c.epilogue = i % 5 == 4 ? GATUN_EPILOGUE_BIAS_GELU : GATUN_EPILOGUE_NONE;
-    c.preactivation = i % 5 == 4;
+    constexpr int32_t kEpilogues[] = {GATUN_EPILOGUE_NONE, GATUN_EPILOGUE_BIAS,
+                                      GATUN_EPILOGUE_GELU_GRADIENT, GATUN_EPILOGUE_NONE,
+                                      GATUN_EPILOGUE_BIAS_GELU};
+    c.epilogue = kEpilogues[i % 5];
+    c.preactivation = i % 5 == 4 || i % 5 == 2;
     c.accumulate = i % 5 == 3;
+    c.residual = !c.accumulate && i % 4 < 2;
+    c.in_place = c.residual && i % 4 == 0;
     c.transpose_a = i % 3 == 1;
     c.transpose_b = i % 2 == 1;
     c.alpha = i % 7 == 0 ? -1.5f : 1.f;

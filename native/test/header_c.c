@@ -57,16 +57,17 @@ AT(gatun_philox, site, 8);
 AT(gatun_philox, micro_batch, 12);
 AT(gatun_philox, step, 16);
 
-SIZE(gatun_matmul_args, 48);
+SIZE(gatun_matmul_args, 56);
 AT(gatun_matmul_args, transpose_a, 4);
 AT(gatun_matmul_args, transpose_b, 8);
 AT(gatun_matmul_args, accumulate, 12);
 AT(gatun_matmul_args, epilogue, 16);
 AT(gatun_matmul_args, gelu_erf, 20);
 AT(gatun_matmul_args, alpha, 24);
-AT(gatun_matmul_args, reserved, 28);
+AT(gatun_matmul_args, precision, 28);
 AT(gatun_matmul_args, bias, 32);
 AT(gatun_matmul_args, preactivation, 40);
+AT(gatun_matmul_args, residual, 48);
 
 SIZE(gatun_attention_args, 24);
 AT(gatun_attention_args, causal, 4);

@@ -76,9 +76,9 @@ struct Increment {
 };
 
 struct MatMul {
-  View out, a, b, bias, preactivation;
+  View out, a, b, bias, preactivation, residual;
   bool transpose_a, transpose_b, accumulate, gelu_erf;
-  int32_t epilogue;
+  int32_t epilogue, precision;
   float alpha;
 };
 struct BiasBackward {

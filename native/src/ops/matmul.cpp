@@ -15,26 +15,39 @@ gatun_status gatun_matmul(gatun_stream stream, const gatun_tensor* out_, const g
     call.flag("args->transpose_b", chosen.transpose_b);
     call.flag("args->accumulate", chosen.accumulate);
     call.flag("args->gelu_erf", chosen.gelu_erf);
-    call.reserved("args->reserved", chosen.reserved);
     call.finite("args->alpha", chosen.alpha);
-    if (chosen.epilogue < GATUN_EPILOGUE_NONE || chosen.epilogue > GATUN_EPILOGUE_BIAS_GELU)
+    if (chosen.epilogue < GATUN_EPILOGUE_NONE || chosen.epilogue > GATUN_EPILOGUE_GELU_GRADIENT)
       call.error("args->epilogue is %d, epilogues are 0 to %d", chosen.epilogue,
-                 GATUN_EPILOGUE_BIAS_GELU);
+                 GATUN_EPILOGUE_GELU_GRADIENT);
+    if (chosen.precision < GATUN_MATMUL_F32 || chosen.precision > GATUN_MATMUL_BF16X3)
+      call.error("args->precision is %d, precisions are 0 to %d", chosen.precision,
+                 GATUN_MATMUL_BF16X3);
     if (chosen.accumulate != 0 && chosen.epilogue != GATUN_EPILOGUE_NONE)
       call.error("accumulate and an epilogue cannot be combined");
-    const bool with_bias = chosen.epilogue != GATUN_EPILOGUE_NONE;
+    if (chosen.accumulate != 0 && chosen.residual != nullptr)
+      call.error("accumulate and a residual cannot be combined: accumulate adds what out holds");
+    const bool with_bias =
+        chosen.epilogue == GATUN_EPILOGUE_BIAS || chosen.epilogue == GATUN_EPILOGUE_BIAS_GELU;
     if (with_bias && chosen.bias == nullptr) call.error("the epilogue adds a bias, bias is null");
     if (!with_bias && chosen.bias != nullptr) call.error("bias is given, the epilogue adds none");
-    if (chosen.epilogue != GATUN_EPILOGUE_BIAS_GELU && chosen.preactivation != nullptr)
-      call.error("preactivation is given, only the epilogue BIAS_GELU writes it");
+    const bool gradient = chosen.epilogue == GATUN_EPILOGUE_GELU_GRADIENT;
+    if (gradient && chosen.preactivation == nullptr)
+      call.error("the epilogue GELU_GRADIENT reads a preactivation, preactivation is null");
+    if (!gradient && chosen.epilogue != GATUN_EPILOGUE_BIAS_GELU && chosen.preactivation != nullptr)
+      call.error(
+          "preactivation is given, only the epilogues BIAS_GELU and GELU_GRADIENT have a use for "
+          "it");
 
     MatMul args;
     const Operand out = call.destination("out", out_, args.out);
     const Operand preactivation =
-        call.optional_destination("preactivation", chosen.preactivation, args.preactivation);
+        gradient
+            ? call.source("preactivation", chosen.preactivation, args.preactivation)
+            : call.optional_destination("preactivation", chosen.preactivation, args.preactivation);
     const Operand a = call.source("a", a_, args.a);
     const Operand b = call.source("b", b_, args.b);
     const Operand bias = call.optional_source("bias", chosen.bias, args.bias);
+    const Operand residual = call.optional_source("residual", chosen.residual, args.residual);
 
     call.floating({out, a, b, bias});
     call.same_dtype(b, a);
@@ -64,12 +77,15 @@ gatun_status gatun_matmul(gatun_stream stream, const gatun_tensor* out_, const g
     call.columns(bias, out);
     call.dtype_or_f32(bias, out);
     call.same(preactivation, out);
+    call.same(residual, out);
+    call.may_be(out, residual);
 
     args.transpose_a = ta;
     args.transpose_b = tb;
     args.accumulate = chosen.accumulate != 0;
     args.gelu_erf = chosen.gelu_erf != 0;
     args.epilogue = chosen.epilogue;
+    args.precision = chosen.precision;
     args.alpha = chosen.alpha == 0 ? 1 : chosen.alpha;
     call.submit(args, 2 * elements_of(args.out) * static_cast<double>(k),
                 args.accumulate ? bytes_of(args.out) : 0);

@@ -27,11 +27,14 @@ struct Case {
   bool one_b = false;      // the same b for all products
   int gap = 0, shift = 0;  // of a and b, elements
   int out_gap = 0, out_shift = 0;
-  bool add = false;
+  bool residual = false, in_place = false;  // in_place: the residual is out
   float alpha = 1;
   bool bias = false, bias_f32 = false, preactivation = false;
   Gelu gelu = Gelu::kNone;
+  bool bf16x3 = false;
   int sm_count = 4;
+
+  bool gradient() const { return gelu == Gelu::kTanhGradient || gelu == Gelu::kErfGradient; }
 
   std::string text() const {
     const auto number = [](int64_t i) { return std::to_string(i); };
@@ -42,11 +45,13 @@ struct Case {
     if (one_b) s += " one b";
     s += " gap " + number(gap) + " shift " + number(shift);
     s += " out gap " + number(out_gap) + " shift " + number(out_shift);
-    if (add) s += " add";
+    if (residual) s += in_place ? " residual in out" : " residual";
     s += " alpha " + std::to_string(alpha);
     if (bias) s += bias_f32 ? " bias f32" : " bias";
-    if (gelu != Gelu::kNone) s += gelu == Gelu::kErf ? " erf" : " tanh";
+    const char* const kGelu[] = {"", " tanh", " erf", " tanh gradient", " erf gradient"};
+    s += kGelu[static_cast<int>(gelu)];
     if (preactivation) s += " preactivation";
+    if (bf16x3) s += " bf16x3";
     return s + ", " + number(sm_count) + " multiprocessors";
   }
 };
@@ -69,7 +74,7 @@ bool check(bool right, const Case& c, const char* format, ...) {
 // The operands of a case in device memory, and its launch.
 struct Problem {
   Case c;
-  Matrix a, b, out, bias, preactivation;
+  Matrix a, b, out, bias, preactivation, residual;
   std::vector<double> old;
 
   explicit Problem(const Case& of)
@@ -79,13 +84,13 @@ struct Problem {
           c.gap, c.shift),
         out(c.out, c.products, c.m, c.n, c.out_gap, c.out_shift),
         bias(c.bias_f32 ? ElementType::kF32 : c.out, 1, 1, c.n, 0, c.out_shift),
-        preactivation(c.out, c.products, c.m, c.n, c.out_gap, c.out_shift) {
-    a.random();
-    b.random();
-    bias.random();
-    if (c.add) out.random();
-    old = out.values();
-    for (Matrix* m : {&a, &b, &out, &bias, &preactivation}) m->remember();
+        preactivation(c.out, c.products, c.m, c.n, c.out_gap, c.out_shift),
+        residual(c.out, c.products, c.m, c.n, c.gap, c.out_shift) {
+    for (Matrix* m : {&a, &b, &bias, &residual}) m->random();
+    if (c.gradient()) preactivation.random();
+    if (c.in_place) out.random();
+    old = (c.in_place ? out : residual).values();
+    for (Matrix* m : {&a, &b, &out, &bias, &preactivation, &residual}) m->remember();
   }
   MatMul arguments() {
     MatMul p = {};
@@ -96,13 +101,16 @@ struct Problem {
     p.b_stride = b.stride;
     p.out_stride = out.stride;
     p.preactivation_stride = preactivation.stride;
+    const Matrix& added = c.in_place ? out : residual;
+    if (c.residual) p.residual = added.data;
+    p.residual_stride = added.stride;
     p.m = static_cast<int>(c.m);
     p.n = static_cast<int>(c.n);
     p.k = static_cast<int>(c.k);
     p.alpha = c.alpha;
     p.transpose_a = c.transpose_a;
     p.transpose_b = c.transpose_b;
-    p.add = c.add;
+    p.bf16x3 = c.bf16x3;
     p.gelu = c.gelu;
     if (c.bias) p.bias = bias.data;
     p.bias_type = bias.type;
@@ -115,6 +123,7 @@ struct Problem {
       p.batch.stride[MatMul::kB][0] = c.one_b ? 0 : b.product_stride;
       p.batch.stride[MatMul::kOut][0] = out.product_stride;
       p.batch.stride[MatMul::kPreactivation][0] = preactivation.product_stride;
+      p.batch.stride[MatMul::kResidual][0] = added.product_stride;
     }
     return p;
   }
@@ -144,6 +153,14 @@ double gelu(Gelu form, double x) {
       return x;
   }
 }
+// By differences of the form itself, right to 1e-9.
+double gelu_slope(Gelu gradient, double x) {
+  const Gelu form = gradient == Gelu::kTanhGradient ? Gelu::kTanh : Gelu::kErf;
+  constexpr double kStep = 1e-4;
+  return (8 * (gelu(form, x + kStep) - gelu(form, x - kStep)) -
+          (gelu(form, x + 2 * kStep) - gelu(form, x - 2 * kStep))) /
+         (12 * kStep);
+}
 
 void compare(Problem& problem) {
   const Case& c = problem.c;
@@ -160,12 +177,16 @@ void compare(Problem& problem) {
           sum += x * y;
           size += std::fabs(x * y);
         }
-        const double old = c.add ? problem.old[static_cast<size_t>((p * c.m + i) * c.n + j)] : 0;
+        const double old =
+            c.residual ? problem.old[static_cast<size_t>((p * c.m + i) * c.n + j)] : 0;
         const double bias = c.bias ? problem.bias.get(0, 0, j) : 0;
-        const double before = static_cast<double>(c.alpha) * sum + old + bias;
-        const double wanted = gelu(c.gelu, before);
-        // f32 sums of exact products, alpha, old and bias, GELU (whose slope is below 1.13)
-        const double steps = 4 + std::sqrt(static_cast<double>(c.k));
+        const double before = static_cast<double>(c.alpha) * sum + bias;
+        const double wanted =
+            old + (c.gradient() ? before * gelu_slope(c.gelu, problem.preactivation.get(p, i, j))
+                                : gelu(c.gelu, before));
+        // f32 sums of exact products, alpha, bias and old, GELU (whose slope is below 1.13), and
+        // what bf16x3 leaves out
+        const double steps = 4 + std::sqrt(static_cast<double>(c.k)) + (c.bf16x3 ? 0x1p9 : 0);
         const double tolerance = 0x1p-24 * (steps * size * std::fabs(static_cast<double>(c.alpha)) +
                                             2 * (std::fabs(old) + std::fabs(bias))) +
                                  1e-30;
@@ -179,7 +200,7 @@ void compare(Problem& problem) {
                    static_cast<long long>(p), static_cast<long long>(i), static_cast<long long>(j),
                    had, wanted, tolerance))
           return;
-        if (!c.preactivation) continue;
+        if (!c.preactivation || c.gradient()) continue;
         const double kept = problem.preactivation.get(p, i, j);
         if (!check(std::fabs(kept - before) <=
                        tolerance + precision_of(c.out) * (std::fabs(before) + tolerance),
@@ -192,31 +213,44 @@ void compare(Problem& problem) {
 
 void run(const Case& c) {
   Problem problem(c);
+  const std::vector<double> before = problem.preactivation.values();
+  const std::vector<double> old = problem.residual.values();
   if (!problem.launch()) return;
   compare(problem);
   check(problem.out.untouched(), c, "wrote outside of out");
   check(problem.preactivation.untouched(), c, "wrote outside of preactivation");
-  check(problem.a.untouched() && problem.b.untouched() && problem.bias.untouched(), c,
-        "wrote to an operand");
+  check(problem.a.untouched() && problem.b.untouched() && problem.bias.untouched() &&
+            problem.residual.untouched(),
+        c, "wrote outside of an operand");
+  if (c.gradient())
+    check(problem.preactivation.values() == before, c, "wrote to the preactivation of a gradient");
+  check(problem.residual.values() == old, c, "wrote to the residual");
 }
 
+constexpr int kEpilogues = 7;
 void set_epilogue(Case& c, int which) {
-  c.add = which == 1;
-  c.bias = which >= 2;
-  c.bias_f32 = which == 3 || which == 5;
-  c.gelu = which < 4 ? Gelu::kNone : which == 4 ? Gelu::kTanh : Gelu::kErf;
-  c.preactivation = which >= 4 && pick(2) == 0;
+  c.bias = which >= 1 && which <= 4;
+  c.bias_f32 = which == 2 || which == 4;
+  constexpr Gelu kForms[kEpilogues] = {Gelu::kNone,       Gelu::kNone, Gelu::kNone,
+                                       Gelu::kTanh,       Gelu::kErf,  Gelu::kTanhGradient,
+                                       Gelu::kErfGradient};
+  c.gelu = kForms[which];
+  c.preactivation = c.gradient() || (c.gelu != Gelu::kNone && pick(2) == 0);
+  const int residual = pick(4);
+  c.residual = residual >= 2;
+  c.in_place = residual == 3;
 }
 
 // One of the product of output types, transposes, epilogues and alignments.
-constexpr int kVariants = 2 * 4 * 6 * 2;
+constexpr int kVariants = 2 * 4 * kEpilogues * 2;
 void set_variant(Case& c, int i) {
   c.out = i % 2 == 0 ? ElementType::kF32 : c.in;
   c.transpose_a = i / 2 % 2 != 0;
   c.transpose_b = i / 4 % 2 != 0;
-  set_epilogue(c, i / 8 % 6);
-  c.gap = i / 48 == 0 ? 8 : 3;
-  c.shift = i / 48 == 0 ? 0 : 1;
+  set_epilogue(c, i / 8 % kEpilogues);
+  const bool aligned = i / 8 / kEpilogues == 0;
+  c.gap = aligned ? 8 : 3;
+  c.shift = aligned ? 0 : 1;
 }
 
 Case random_case(ElementType in, int64_t m, int64_t n, int64_t k) {
@@ -232,7 +266,8 @@ Case random_case(ElementType in, int64_t m, int64_t n, int64_t k) {
   c.out_gap = kGaps[pick(5)];
   c.out_shift = kShifts[pick(5)];
   c.alpha = pick(2) ? 1.f : -0.375f;
-  set_epilogue(c, pick(6));
+  set_epilogue(c, pick(kEpilogues));
+  c.bf16x3 = pick(3) == 0;
   const int kCounts[] = {1, 4, 16, 132};
   c.sm_count = kCounts[pick(4)];
   return c;
@@ -266,7 +301,8 @@ void equal(const Case& c, const char* what, int64_t had, int64_t wanted) {
 }
 
 // Every mma of the padded shape and no other; no access to shared memory waits for a bank; a is
-// read once a column of tiles, b once a row of tiles, out is written once, all in whole sectors.
+// read once a column of tiles, b once a row of tiles, preactivation and residual once, out is
+// written once, all in whole sectors.
 void count_tiles(const Case& c, const Ideal& ideal) {
   Problem problem(c);
   const simt::Counters had = counted(problem);
@@ -277,7 +313,9 @@ void count_tiles(const Case& c, const Ideal& ideal) {
   const bool f32 = c.in == ElementType::kF32;
   equal(c, "mma", had.mma,
         tiles_m * ideal.tile_m / 16 * (tiles_n * ideal.tile_n / 8) * (k_tiles * ideal.tile_k / 16) *
-            (f32 ? 6 : 1));
+            (!f32       ? 1
+             : c.bf16x3 ? 3
+                        : 6));
   equal(c, "bank conflicts of ldmatrix", had.matrix.wavefronts, had.matrix.phases);
   equal(c, "bank conflicts of copies", had.copy_store.wavefronts, had.copy_store.phases);
   equal(c, "bank conflicts of loads", had.shared_load.wavefronts, had.shared_load.phases);
@@ -287,23 +325,29 @@ void count_tiles(const Case& c, const Ideal& ideal) {
   equal(c, "sectors of a and b", had.copy_load.sectors * 32, had.copy_load.bytes);
   const int64_t partials = ideal.splits > 1 ? ideal.splits * c.m * c.n * 4 : 0;
   equal(c, "bytes stored", had.store.bytes, c.m * c.n * out_size + partials);
-  equal(c, "bytes loaded again", had.load.bytes, partials);
+  equal(c, "bytes loaded for the result", had.load.bytes,
+        partials + (c.gradient() + c.residual) * c.m * c.n * out_size);
+  equal(c, "sectors loaded for the result", had.load.sectors * 32, had.load.bytes);
   equal(c, "sectors stored", had.store.sectors * 32, had.store.bytes);
   equal(c, "barriers", had.barriers, tiles_m * tiles_n * (ideal.splits * 2 + k_tiles));
 }
 
-// b is read once, a once by each block (32 columns, or a line of 128 bytes).
+// b is read once, a once by each block (32 columns, or a line of 128 bytes), preactivation and
+// residual once; where b is transposed by lanes that have four columns of them and no neighbours.
 void count_few_rows(const Case& c) {
   Problem problem(c);
   const simt::Counters had = counted(problem);
   const int64_t size = problem.a.size();
   const int64_t columns = c.transpose_b ? 32 : 128 / size;
   equal(c, "mma", had.mma, 0);
-  equal(c, "distinct bytes of a and b", had.distinct_read, (c.m * c.k + c.k * c.n) * size);
-  equal(c, "bytes of a and b", had.load.bytes,
-        (whole(c.n, columns) / columns * c.m * c.k + c.k * c.n) * size);
+  const int64_t result = (c.gradient() + c.residual) * c.m * c.n * problem.out.size();
+  equal(c, "distinct bytes read", had.distinct_read, (c.m * c.k + c.k * c.n) * size + result);
+  equal(c, "bytes read", had.load.bytes,
+        (whole(c.n, columns) / columns * c.m * c.k + c.k * c.n) * size + result);
   equal(c, "bytes stored", had.store.bytes, c.m * c.n * problem.out.size());
-  equal(c, "sectors of a and b", had.load.sectors * 32, had.load.bytes);
+  const int64_t unused = c.transpose_b ? 32 - 4 * problem.out.size() : 0;  // of a sector
+  equal(c, "sectors read", had.load.sectors * 32,
+        had.load.bytes + result / (4 * problem.out.size()) * unused);
 }
 
 void count() {
@@ -317,6 +361,10 @@ void count() {
               160};
     c.sm_count = 1;
     count_tiles(c, {128, 256, 32, 1});
+    c.gelu = Gelu::kTanhGradient;
+    c.preactivation = c.residual = true;
+    count_tiles(c, {128, 256, 32, 1});
+    c.in_place = true;
     c.m = 240, c.n = 496, c.k = 176, c.out = ElementType::kF32;
     count_tiles(c, {128, 256, 32, 1});
     c.m = 64, c.n = 80, c.k = 320;
@@ -330,12 +378,17 @@ void count() {
     c = {ElementType::kF32, ElementType::kF32, transposes % 2 != 0, transposes >= 2, 256, 128, 96};
     c.sm_count = 1;
     count_tiles(c, {128, 64, 32, 1});
+    c.bf16x3 = true;
+    count_tiles(c, {128, 64, 32, 1});
   }
   for (ElementType type : kTypes)
     for (int64_t m : {1, 8})
       for (bool transpose_b : {false, true}) {
         Case c = {type, type, false, transpose_b, m, 320, 256};
         c.sm_count = 1;
+        count_few_rows(c);
+        c.gelu = Gelu::kErfGradient;
+        c.preactivation = c.residual = true;
         count_few_rows(c);
       }
 }

@@ -33,6 +33,9 @@ void finish(const MatrixProduct& p, const float* tile, int64_t tile_stride, floa
       T* pre = p.preactivation == nullptr
                    ? nullptr
                    : static_cast<T*>(p.preactivation) + (row + r) * p.preactivation_stride + column;
+      const T* residual = p.residual == nullptr ? nullptr
+                                                : static_cast<const T*>(p.residual) +
+                                                      (row + r) * p.residual_stride + column;
       for (int64_t c = 0; c < columns; c += kLanes) {
         const int n = static_cast<int>(std::min<int64_t>(kLanes, columns - c));
         vf x = load_part(tile + c, n);
@@ -47,9 +50,15 @@ void finish(const MatrixProduct& p, const float* tile, int64_t tile_stride, floa
                    ? load_part(static_cast<const float*>(p.bias) + column + c, n)
                    : load_part(static_cast<const T*>(p.bias) + column + c, n);
         }
-        if (pre != nullptr) store_part(pre + c, x, n);
-        if (p.gelu != Gelu::kNone)
-          x = p.gelu == Gelu::kErf ? GeluErf::forward(x) : GeluTanh::forward(x);
+        if (p.gelu_gradient) {
+          const vf before = load_part(pre + c, n);
+          x *= p.gelu == Gelu::kErf ? GeluErf::derivative(before) : GeluTanh::derivative(before);
+        } else {
+          if (pre != nullptr) store_part(pre + c, x, n);
+          if (p.gelu != Gelu::kNone)
+            x = p.gelu == Gelu::kErf ? GeluErf::forward(x) : GeluTanh::forward(x);
+        }
+        if (residual != nullptr) x += load_part(residual + c, n);
         store_part(out + c, x, n);
       }
     }

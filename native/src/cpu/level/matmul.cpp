@@ -18,8 +18,8 @@ constexpr double kOneDnnBatchFlops = 5e7;
 int64_t element_bytes(int32_t dtype) { return dtype == GATUN_F32 ? 4 : 2; }
 
 // Makes the batch dimensions of args, from the innermost, into rows of one product for as long as
-// a, out and preactivation walk through them as through their rows and b stays the same; what is
-// left is the batch.
+// a, out, preactivation and residual walk through them as through their rows and b stays the same;
+// what is left is the batch.
 struct Shape {
   MatrixProduct product{};
   Batch batch;
@@ -29,6 +29,7 @@ struct Shape {
     const View& b = args.b;
     const View& out = args.out;
     const View& pre = args.preactivation;
+    const View& residual = args.residual;
     MatrixProduct& p = product;
     p.m = out.size(1);
     p.n = out.size(0);
@@ -47,11 +48,18 @@ struct Shape {
     p.add = args.accumulate;
     p.bias = args.bias ? args.bias.data : nullptr;
     p.bias_dtype = args.bias.dtype;
-    if (args.epilogue == GATUN_EPILOGUE_BIAS_GELU)
+    p.gelu_gradient = args.epilogue == GATUN_EPILOGUE_GELU_GRADIENT;
+    if (args.epilogue == GATUN_EPILOGUE_BIAS_GELU || p.gelu_gradient)
       p.gelu = args.gelu_erf ? Gelu::kErf : Gelu::kTanh;
     if (pre && p.gelu != Gelu::kNone) {
       p.preactivation = pre.data;
       p.preactivation_stride = pre.step(1);
+    }
+    if (residual && residual.data == out.data && p.gelu == Gelu::kNone) {
+      p.add = true;
+    } else if (residual) {
+      p.residual = residual.data;
+      p.residual_stride = residual.step(1);
     }
 
     bool as_rows = !args.transpose_a;
@@ -65,10 +73,12 @@ struct Shape {
         p.a_stride = a.step(d);
         p.out_stride = out.step(d);
         p.preactivation_stride = pre.step(d);
+        p.residual_stride = residual.step(d);
       }
       as_rows = as_rows && b_step == 0 && a.step(d) == p.m * p.a_stride &&
                 out.step(d) == p.m * p.out_stride &&
-                (p.preactivation == nullptr || pre.step(d) == p.m * p.preactivation_stride);
+                (p.preactivation == nullptr || pre.step(d) == p.m * p.preactivation_stride) &&
+                (p.residual == nullptr || residual.step(d) == p.m * p.residual_stride);
       if (as_rows) {
         p.m *= size;
         continue;
@@ -80,6 +90,7 @@ struct Shape {
       batch.b[i] = b_step * in_bytes;
       batch.out[i] = out.step(d) * out_bytes;
       batch.preactivation[i] = pre.step(d) * out_bytes;
+      batch.residual[i] = residual.step(d) * out_bytes;
     }
   }
 };
@@ -100,7 +111,7 @@ OneDnnProduct for_onednn(const MatrixProduct& p) {
           p.out_stride};
 }
 
-// Bias and GELU in a pass of their own over f32 sums [m, n], which may be out itself.
+// Bias, GELU and residual in a pass of their own over f32 sums [m, n], which may be out itself.
 void finish_rows(const Context& context, const MatrixProduct& p, const float* sums, int64_t stride,
                  int64_t row, int64_t rows) {
   parallel_parts(context, rows, 1, rows * p.n < kSerialElements, [&](int64_t begin, int64_t end) {
@@ -111,25 +122,28 @@ void finish_rows(const Context& context, const MatrixProduct& p, const float* su
 
 // In f32, where oneDNN's assembly measures 1.08 times as fast as packed.cpp on GPT-2's shapes.
 void f32_by_onednn(Context& context, const MatrixProduct& p) {
-  if (!onednn_f32_product(context.threads, for_onednn(p))) {
+  if (!p.sums_in_out() || !onednn_f32_product(context.threads, for_onednn(p))) {
     packed_products(context, p, Batch());
   } else if (p.finishes()) {
     finish_rows(context, p, static_cast<const float*>(p.out), p.out_stride, 0, p.m);
   }
 }
 
-// In bf16 on the tile unit: 5 to 9 times as fast as packed.cpp. What bias and GELU work on is the
-// unrounded sum, so with one of them the product goes through f32, some rows at a time.
+// In bf16 on the tile unit: 5 to 9 times as fast as packed.cpp. What bias, GELU and residual work
+// on is the unrounded sum, so with one of them the product goes through f32, some rows at a time.
 void bf16_by_onednn(Context& context, const MatrixProduct& p) {
   constexpr int64_t kSumBytes = 16 << 20;
-  const bool through_f32 = p.finishes() && p.out_dtype != GATUN_F32;
+  const bool through_f32 = p.finishes() && !p.sums_in_out();
   const int64_t most = through_f32 ? std::max<int64_t>(64, kSumBytes / 4 / p.n / 64 * 64) : p.m;
   const auto part = [&](int64_t row) {
     OneDnnProduct product = for_onednn(p);
     product.m = std::min(most, p.m - row);
     product.a = static_cast<const char*>(p.a) + 2 * row * (p.a_transposed ? 1 : p.a_stride);
     product.out = static_cast<char*>(p.out) + element_bytes(p.out_dtype) * row * p.out_stride;
-    if (through_f32) product.out_stride = p.n;
+    if (through_f32) {
+      product.out_stride = p.n;
+      product.add = false;  // finish() does
+    }
     return product;
   };
   const bool bf16_out = !through_f32 && p.out_dtype != GATUN_F32;

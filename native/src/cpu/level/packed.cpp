@@ -225,7 +225,7 @@ struct Blocks {
     depth = slice * std::max<int64_t>(1, std::min(ceil_div(p.k, slice), kDepth / slice));
     const int64_t most = std::max<int64_t>(kTile, kBlockFloats / depth / kTile * kTile);
     rows = round_up(ceil_div(p.m, ceil_div(p.m, most)), kTile);
-    wide = p.out_dtype != GATUN_F32 && p.k > slice;
+    wide = !p.sums_in_out() && p.k > slice;
     columns = wide ? std::max<int64_t>(kPanel, kWideFloats / rows / kPanel * kPanel) : p.n;
     columns = std::min(columns, round_up(p.n, kPanel));
   }
@@ -340,18 +340,18 @@ class Sweep {
             bool ends) {
     const int count = tile_rows(row);
     const Multiply multiply_rows = kMultiply[count - 1];
-    const bool f32 = p_.out_dtype == GATUN_F32;
+    const bool in_out = p_.sums_in_out();
     float* sums = nullptr;  // of the passes before: out itself or f32 beside it
     int64_t stride = 0;
-    if (f32) {
+    if (in_out) {
       stride = p_.out_stride;
       sums = static_cast<float*>(p_.out) + (m0_ + row) * stride + n0_ + column;
     } else if (blocks_.wide) {
       stride = blocks_.columns;
       sums = wide_ + row * stride + column;
     }
-    const bool add = !starts || (f32 && p_.add);
-    if (ends ? f32 && width == kPanel && !p_.finishes() : !f32 || width == kPanel) {
+    const bool add = !starts || (in_out && p_.add);
+    if (ends ? in_out && width == kPanel && !p_.finishes() : !in_out || width == kPanel) {
       multiply_rows(k, a, panel_, sums, stride, add);
       return;
     }
@@ -414,7 +414,7 @@ void packed_products(Context& context, const MatrixProduct& product, const Batch
 }
 
 MatrixProduct Batch::at(MatrixProduct product, int64_t index) const {
-  int64_t a_at = 0, b_at = 0, out_at = 0, pre_at = 0;
+  int64_t a_at = 0, b_at = 0, out_at = 0, pre_at = 0, residual_at = 0;
   for (int d = 0; d < rank; ++d) {
     const int64_t i = index % shape[d];
     index /= shape[d];
@@ -422,12 +422,15 @@ MatrixProduct Batch::at(MatrixProduct product, int64_t index) const {
     b_at += i * b[d];
     out_at += i * out[d];
     pre_at += i * preactivation[d];
+    residual_at += i * residual[d];
   }
   product.a = static_cast<const char*>(product.a) + a_at;
   product.b = static_cast<const char*>(product.b) + b_at;
   product.out = static_cast<char*>(product.out) + out_at;
   if (product.preactivation != nullptr)
     product.preactivation = static_cast<char*>(product.preactivation) + pre_at;
+  if (product.residual != nullptr)
+    product.residual = static_cast<const char*>(product.residual) + residual_at;
   return product;
 }
 

@@ -2564,6 +2564,33 @@ public class GatunH extends GatunSymbols {
     public static int GATUN_EPILOGUE_BIAS_GELU() {
         return GATUN_EPILOGUE_BIAS_GELU;
     }
+    private static final int GATUN_EPILOGUE_GELU_GRADIENT = (int)3L;
+    /**
+     * {@snippet lang=c :
+     * enum gatun_epilogue.GATUN_EPILOGUE_GELU_GRADIENT = 3
+     * }
+     */
+    public static int GATUN_EPILOGUE_GELU_GRADIENT() {
+        return GATUN_EPILOGUE_GELU_GRADIENT;
+    }
+    private static final int GATUN_MATMUL_F32 = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum gatun_matmul_precision.GATUN_MATMUL_F32 = 0
+     * }
+     */
+    public static int GATUN_MATMUL_F32() {
+        return GATUN_MATMUL_F32;
+    }
+    private static final int GATUN_MATMUL_BF16X3 = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum gatun_matmul_precision.GATUN_MATMUL_BF16X3 = 1
+     * }
+     */
+    public static int GATUN_MATMUL_BF16X3() {
+        return GATUN_MATMUL_BF16X3;
+    }
 
     private static class gatun_matmul {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(

@@ -22,9 +22,10 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  *     int32_t epilogue;
  *     int32_t gelu_erf;
  *     float alpha;
- *     int32_t reserved;
+ *     int32_t precision;
  *     const gatun_tensor *bias;
  *     const gatun_tensor *preactivation;
+ *     const gatun_tensor *residual;
  * }
  * }
  */
@@ -42,9 +43,10 @@ public class gatun_matmul_args {
         GatunH.C_INT.withName("epilogue"),
         GatunH.C_INT.withName("gelu_erf"),
         GatunH.C_FLOAT.withName("alpha"),
-        GatunH.C_INT.withName("reserved"),
+        GatunH.C_INT.withName("precision"),
         GatunH.C_POINTER.withName("bias"),
-        GatunH.C_POINTER.withName("preactivation")
+        GatunH.C_POINTER.withName("preactivation"),
+        GatunH.C_POINTER.withName("residual")
     ).withName("gatun_matmul_args");
 
     /**
@@ -362,48 +364,48 @@ public class gatun_matmul_args {
         struct.set(alpha$LAYOUT, alpha$OFFSET, fieldValue);
     }
 
-    private static final OfInt reserved$LAYOUT = (OfInt)$LAYOUT.select(groupElement("reserved"));
+    private static final OfInt precision$LAYOUT = (OfInt)$LAYOUT.select(groupElement("precision"));
 
     /**
      * Layout for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t precision
      * }
      */
-    public static final OfInt reserved$layout() {
-        return reserved$LAYOUT;
+    public static final OfInt precision$layout() {
+        return precision$LAYOUT;
     }
 
-    private static final long reserved$OFFSET = $LAYOUT.byteOffset(groupElement("reserved"));
+    private static final long precision$OFFSET = $LAYOUT.byteOffset(groupElement("precision"));
 
     /**
      * Offset for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t precision
      * }
      */
-    public static final long reserved$offset() {
-        return reserved$OFFSET;
+    public static final long precision$offset() {
+        return precision$OFFSET;
     }
 
     /**
      * Getter for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t precision
      * }
      */
-    public static int reserved(MemorySegment struct) {
-        return struct.get(reserved$LAYOUT, reserved$OFFSET);
+    public static int precision(MemorySegment struct) {
+        return struct.get(precision$LAYOUT, precision$OFFSET);
     }
 
     /**
      * Setter for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t precision
      * }
      */
-    public static void reserved(MemorySegment struct, int fieldValue) {
-        struct.set(reserved$LAYOUT, reserved$OFFSET, fieldValue);
+    public static void precision(MemorySegment struct, int fieldValue) {
+        struct.set(precision$LAYOUT, precision$OFFSET, fieldValue);
     }
 
     private static final AddressLayout bias$LAYOUT = (AddressLayout)$LAYOUT.select(groupElement("bias"));
@@ -492,6 +494,50 @@ public class gatun_matmul_args {
      */
     public static void preactivation(MemorySegment struct, MemorySegment fieldValue) {
         struct.set(preactivation$LAYOUT, preactivation$OFFSET, fieldValue);
+    }
+
+    private static final AddressLayout residual$LAYOUT = (AddressLayout)$LAYOUT.select(groupElement("residual"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *residual
+     * }
+     */
+    public static final AddressLayout residual$layout() {
+        return residual$LAYOUT;
+    }
+
+    private static final long residual$OFFSET = $LAYOUT.byteOffset(groupElement("residual"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *residual
+     * }
+     */
+    public static final long residual$offset() {
+        return residual$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *residual
+     * }
+     */
+    public static MemorySegment residual(MemorySegment struct) {
+        return struct.get(residual$LAYOUT, residual$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *residual
+     * }
+     */
+    public static void residual(MemorySegment struct, MemorySegment fieldValue) {
+        struct.set(residual$LAYOUT, residual$OFFSET, fieldValue);
     }
 
     /**
