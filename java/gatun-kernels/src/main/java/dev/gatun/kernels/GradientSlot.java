@@ -19,7 +19,11 @@ final class GradientSlot {
     private final Tensor base;
     @Nullable Tensor gradient;
     boolean watched;
+    Tape.@Nullable Activation activation;
+    boolean folded;
 
+    // how often ops have read the base, or a view of it
+    private int reads;
     // views that ops have read, while they are not the whole
     private @Nullable List<Tensor> views;
     private boolean usedWhole;
@@ -32,6 +36,7 @@ final class GradientSlot {
 
     /** An op reads this view of the base. */
     void used(Tensor view) {
+        reads++;
         if (whole(view)) {
             usedWhole = true;
             return;
@@ -72,6 +77,12 @@ final class GradientSlot {
             }
         }
         return new Tape.Destination(view.in(g), true);
+    }
+
+    /** The activation that gave the base, for the one reader to apply its derivative; or null. */
+    Tape.@Nullable Activation fold(Tensor view) {
+        folded = activation != null && reads == 1 && gradient == null && !watched && whole(view);
+        return folded ? activation : null;
     }
 
     /** Takes a finished gradient as it is; false where it has to be written or added instead. */

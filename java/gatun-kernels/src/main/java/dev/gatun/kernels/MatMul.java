@@ -26,16 +26,18 @@ public final class MatMul {
      * @param transposeA a is [.., K, M]
      * @param transposeB b is [.., N, K]
      * @param alpha factor on the product
+     * @param precision what may be left out of a product of f32 operands, in the backward pass too
      */
-    public record Options(boolean transposeA, boolean transposeB, double alpha) {
+    public record Options(
+            boolean transposeA, boolean transposeB, double alpha, Precision precision) {
         /** a · b. */
-        public static final Options PLAIN = new Options(false, false, 1);
+        public static final Options PLAIN = new Options(false, false, 1, Precision.F32);
 
         /** a · bᵀ. */
-        public static final Options TRANSPOSE_B = new Options(false, true, 1);
+        public static final Options TRANSPOSE_B = PLAIN.transposed(false, true);
 
         /** aᵀ · b. */
-        public static final Options TRANSPOSE_A = new Options(true, false, 1);
+        public static final Options TRANSPOSE_A = PLAIN.transposed(true, false);
 
         public Options {
             if (alpha == 0 || !Double.isFinite(alpha)) {
@@ -46,7 +48,34 @@ public final class MatMul {
 
         /** These options with another factor. */
         public Options withAlpha(double factor) {
-            return new Options(transposeA, transposeB, factor);
+            return new Options(transposeA, transposeB, factor, precision);
+        }
+
+        /** These options with another precision. */
+        public Options withPrecision(Precision other) {
+            return new Options(transposeA, transposeB, alpha, other);
+        }
+
+        private Options transposed(boolean a, boolean b) {
+            return new Options(a, b, alpha, precision);
+        }
+    }
+
+    /**
+     * What may be left out of a product of f32 operands. It permits, and obliges no device: cpu
+     * multiplies f32 in full, and products of 16-bit operands are exact in any case.
+     */
+    public enum Precision {
+        /** Nothing: as accurate as multiplication in f32. */
+        F32,
+        /**
+         * All but three products of bf16 parts: what is left out of a term is below 2⁻¹⁵ of it, for
+         * half the work of {@link #F32} where tensor cores multiply.
+         */
+        BF16X3;
+
+        int code() {
+            return ordinal();
         }
     }
 
@@ -91,18 +120,11 @@ public final class MatMul {
                         a.rank() - 2,
                         da.tensor(),
                         dout,
-                        (dx, dy) ->
-                                run(
-                                        stream,
-                                        dx,
-                                        b,
-                                        dy,
-                                        new Options(tb, true, options.alpha),
-                                        da.add()));
+                        (dx, dy) -> run(stream, dx, b, dy, options.transposed(tb, true), da.add()));
             } else if (ta) {
-                run(stream, da.tensor(), b, dout, new Options(tb, true, options.alpha), da.add());
+                run(stream, da.tensor(), b, dout, options.transposed(tb, true), da.add());
             } else {
-                run(stream, da.tensor(), dout, b, new Options(false, !tb, options.alpha), da.add());
+                run(stream, da.tensor(), dout, b, options.transposed(false, !tb), da.add());
             }
         }
         Tape.Destination db = tape.destination(b);
@@ -120,7 +142,7 @@ public final class MatMul {
                         a,
                         dout,
                         (x, dy) -> {
-                            product(stream, to, x, dy, true, tb, options.alpha, add[0]);
+                            product(stream, to, x, dy, options, add[0]);
                             add[0] = true;
                         });
                 return;
@@ -128,23 +150,17 @@ public final class MatMul {
             left = rows(tape, a);
             right = rows(tape, dout);
         }
-        product(stream, to, left, right, ta, tb, options.alpha, db.add());
+        product(stream, to, left, right, options, db.add());
     }
 
     /** db = alpha · op(a)ᵀ · dout, or its transpose where b was transposed. */
     private static void product(
-            Stream stream,
-            Tensor db,
-            Tensor a,
-            Tensor dout,
-            boolean ta,
-            boolean tb,
-            double alpha,
-            boolean add) {
-        if (tb) {
-            run(stream, db, dout, a, new Options(true, ta, alpha), add);
+            Stream stream, Tensor db, Tensor a, Tensor dout, Options options, boolean add) {
+        boolean ta = options.transposeA;
+        if (options.transposeB) {
+            run(stream, db, dout, a, options.transposed(true, ta), add);
         } else {
-            run(stream, db, a, dout, new Options(!ta, false, alpha), add);
+            run(stream, db, a, dout, options.transposed(!ta, false), add);
         }
     }
 
@@ -204,9 +220,43 @@ public final class MatMul {
                 : new Tensor(t.storage, t.dtype(), shape, stride, t.offset, t.base());
     }
 
+    /**
+     * What becomes of a product on its way to memory. All but the bias are shaped as the product.
+     *
+     * @param code GATUN_EPILOGUE_…
+     * @param preactivation BIAS_GELU: receives the sum before the GELU, or null; GELU_GRADIENT: is
+     *     read
+     * @param residual added last; or null
+     */
+    record Epilogue(
+            int code,
+            Gelu form,
+            @Nullable Tensor bias,
+            @Nullable Tensor preactivation,
+            @Nullable Tensor residual) {
+        static final Epilogue NONE = plain(null, null);
+
+        /** + bias + residual. */
+        static Epilogue plain(@Nullable Tensor bias, @Nullable Tensor residual) {
+            int code = bias == null ? GatunH.GATUN_EPILOGUE_NONE() : GatunH.GATUN_EPILOGUE_BIAS();
+            return new Epilogue(code, Gelu.TANH, bias, null, residual);
+        }
+
+        /** gelu(. + bias). */
+        static Epilogue gelu(Gelu form, @Nullable Tensor bias, @Nullable Tensor preactivation) {
+            return new Epilogue(GatunH.GATUN_EPILOGUE_BIAS_GELU(), form, bias, preactivation, null);
+        }
+
+        /** . · gelu'(preactivation). */
+        static Epilogue geluGradient(Gelu form, Tensor preactivation) {
+            return new Epilogue(
+                    GatunH.GATUN_EPILOGUE_GELU_GRADIENT(), form, null, preactivation, null);
+        }
+    }
+
     static void run(
             Stream stream, Tensor out, Tensor a, Tensor b, Options options, boolean accumulate) {
-        run(stream, out, a, b, options, accumulate, 0, Gelu.TANH, null, null);
+        run(stream, out, a, b, options, accumulate, Epilogue.NONE);
     }
 
     static void run(
@@ -216,19 +266,18 @@ public final class MatMul {
             Tensor b,
             Options options,
             boolean accumulate,
-            int epilogue,
-            Gelu form,
-            @Nullable Tensor bias,
-            @Nullable Tensor preactivation) {
+            Epilogue epilogue) {
         MemorySegment args = stream.matmulArgs;
         gatun_matmul_args.transpose_a(args, options.transposeA ? 1 : 0);
         gatun_matmul_args.transpose_b(args, options.transposeB ? 1 : 0);
         gatun_matmul_args.accumulate(args, accumulate ? 1 : 0);
-        gatun_matmul_args.epilogue(args, epilogue);
-        gatun_matmul_args.gelu_erf(args, form.code());
+        gatun_matmul_args.epilogue(args, epilogue.code);
+        gatun_matmul_args.gelu_erf(args, epilogue.form.code());
         gatun_matmul_args.alpha(args, (float) options.alpha);
-        gatun_matmul_args.bias(args, Tensor.raw(bias));
-        gatun_matmul_args.preactivation(args, Tensor.raw(preactivation));
+        gatun_matmul_args.precision(args, options.precision.code());
+        gatun_matmul_args.bias(args, Tensor.raw(epilogue.bias));
+        gatun_matmul_args.preactivation(args, Tensor.raw(epilogue.preactivation));
+        gatun_matmul_args.residual(args, Tensor.raw(epilogue.residual));
         Native.check(
                 GatunH.gatun_matmul(stream.handle(), out.raw(), a.raw(), b.raw(), args), "matmul");
     }

@@ -294,22 +294,34 @@ public sealed class Ops implements AutoCloseable permits Tape {
 
     /** x · W: x [.., in], weight [in, out]. */
     public Tensor linear(Tensor x, Tensor weight) {
-        return Linear.forward(this, x, weight, null);
+        return Linear.forward(this, x, weight, null, null);
     }
 
     /** x · W + b: x [.., in], weight [in, out] (GPT-2's Conv1D), bias [out]. */
     public Tensor linear(Tensor x, Tensor weight, @Nullable Tensor bias) {
-        return Linear.forward(this, x, weight, bias);
+        return Linear.forward(this, x, weight, bias, null);
+    }
+
+    /** x · W + b + residual in one pass: x [.., in], weight [in, out], residual [.., out]. */
+    public Tensor linear(
+            Tensor x, Tensor weight, @Nullable Tensor bias, @Nullable Tensor residual) {
+        return Linear.forward(this, x, weight, bias, residual);
     }
 
     /** x · Wᵀ: x [.., in], weight [out, in]. */
     public Tensor linearTransposed(Tensor x, Tensor weight) {
-        return Linear.transposed(this, x, weight, null);
+        return Linear.transposed(this, x, weight, null, null);
     }
 
     /** x · Wᵀ + b: x [.., in], weight [out, in], bias [out]. */
     public Tensor linearTransposed(Tensor x, Tensor weight, @Nullable Tensor bias) {
-        return Linear.transposed(this, x, weight, bias);
+        return Linear.transposed(this, x, weight, bias, null);
+    }
+
+    /** x · Wᵀ + b + residual in one pass: x [.., in], weight [out, in], residual [.., out]. */
+    public Tensor linearTransposed(
+            Tensor x, Tensor weight, @Nullable Tensor bias, @Nullable Tensor residual) {
+        return Linear.transposed(this, x, weight, bias, residual);
     }
 
     /** gelu(x · W + b) in one pass: x [.., in], weight [in, out], bias [out]. */

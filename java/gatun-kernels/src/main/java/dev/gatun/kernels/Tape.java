@@ -47,6 +47,13 @@ public final class Tape extends Ops {
         }
     }
 
+    /**
+     * How an output came about: gelu(preactivation).
+     *
+     * @param preactivation shaped as the output; its step keeps it
+     */
+    record Activation(Gelu form, Tensor preactivation) {}
+
     /** A gradient in a tensor of its own that still has to be added to its operand's. */
     private record Owed(Tensor operand, Tensor gradient) {}
 
@@ -283,6 +290,30 @@ public final class Tape extends Ops {
         Tensor gradient = temporary(operand.dtype(), operand.shape);
         owed.add(new Owed(operand, gradient));
         return new Destination(gradient, false);
+    }
+
+    /** How an output of the step just recorded came about. */
+    void activated(Tensor output, Activation activation) {
+        GradientSlot slot = slots.get(output.base());
+        if (slot != null) {
+            slot.activation = activation;
+        }
+    }
+
+    /**
+     * How an operand came about, where the caller is about to write the only gradient that it will
+     * get and nobody looks at that: then the caller writes the gradient of the pre-activation in
+     * its place, and the activation's own step finds it {@link #folded}. Otherwise null.
+     */
+    @Nullable Activation fold(Tensor operand) {
+        GradientSlot slot = slots.get(operand.base());
+        return slot == null ? null : slot.fold(operand);
+    }
+
+    /** Whether what arrived at an output is the gradient of its pre-activation. */
+    boolean folded(Tensor output) {
+        GradientSlot slot = slots.get(output.base());
+        return slot != null && slot.folded;
     }
 
     /** Hands a finished gradient to an operand; shares it where that is enough. */

@@ -155,6 +155,29 @@ public final class OpCases {
         for (Gelu form : Gelu.values()) {
             all.add(linearGelu("linear_gelu " + form, d, 13, 37, 29, form));
             all.add(linearGelu("linear_gelu row " + form, d, 1, 64, 33, form));
+            all.add(mlp("linear of linear_gelu " + form, d, 13, 16, 29, 24, form));
+        }
+        for (boolean transposed : new boolean[] {false, true}) {
+            for (boolean bias : new boolean[] {false, true}) {
+                String what = (transposed ? "linear_transposed" : "linear") + " residual";
+                all.add(
+                        linearResidual(
+                                what + (bias ? " bias" : ""), d, 13, 37, 29, transposed, bias));
+                all.add(
+                        linearResidual(
+                                what + (bias ? " bias" : "") + " row",
+                                d,
+                                1,
+                                96,
+                                40,
+                                transposed,
+                                bias));
+            }
+        }
+        if (d == DType.F32) {
+            for (int t = 0; t < 4; t++) {
+                all.add(bf16x3((t & 1) != 0, (t & 2) != 0));
+            }
         }
     }
 
@@ -417,7 +440,9 @@ public final class OpCases {
                 (ops, in) ->
                         List.of(
                                 ops.matmul(
-                                        in.get(0), in.get(1), new MatMul.Options(ta, tb, alpha))),
+                                        in.get(0),
+                                        in.get(1),
+                                        new MatMul.Options(ta, tb, alpha, MatMul.Precision.F32))),
                 (r, in) ->
                         new double[][] {Oracle.matmul(r, in[0], in[1], z, m, n, k, ta, tb, alpha)},
                 (z * ((double) m * k + (double) m * n) + (batchedB ? z : 1) * (double) k * n)
@@ -478,6 +503,85 @@ public final class OpCases {
                         ((double) rows * in + (double) in * out + (double) rows * out) * d.bytes(),
                         2.0 * rows * in * out)
                 .fitted(form == Gelu.ERF ? 4e-7 : 0);
+    }
+
+    /** The second layer's backward pass takes the derivative of the first one's GELU along. */
+    private static OpCase mlp(
+            String name, DType d, int rows, int in, int inner, int out, Gelu form) {
+        return new OpCase(
+                        name,
+                        Set.of("matmul", "bias_backward"),
+                        d,
+                        List.of(
+                                operand("x", d, 1, true, rows, in),
+                                operand("weight", d, 0.3, true, in, inner),
+                                operand("bias", d, 1, true, inner),
+                                operand("weight2", d, 0.3, true, inner, out)),
+                        (ops, t) ->
+                                List.of(
+                                        ops.linear(
+                                                ops.linearGelu(t.get(0), t.get(1), t.get(2), form),
+                                                t.get(3))),
+                        (r, v) -> {
+                            double[] y =
+                                    Oracle.matmul(
+                                            r, v[0], v[1], 1, rows, inner, in, false, false, 1);
+                            double[] up = Oracle.gelu(r, Oracle.addRow(r, y, v[2]), form);
+                            return new double[][] {
+                                Oracle.matmul(r, up, v[3], 1, rows, out, inner, false, false, 1)
+                            };
+                        },
+                        ((double) rows * (in + 2 * inner + out)
+                                        + (double) in * inner
+                                        + (double) inner * out)
+                                * d.bytes(),
+                        2.0 * rows * inner * (in + out))
+                // the activations between the layers are rounded
+                .fitted(OpCase.ulp(1, d) + (form == Gelu.ERF ? 4e-7 : 0));
+    }
+
+    private static OpCase linearResidual(
+            String name, DType d, int rows, int in, int out, boolean transposed, boolean bias) {
+        OpCase plain = linear(name, d, rows, in, out, transposed, bias);
+        List<Operand> operands = new ArrayList<>(plain.operands());
+        operands.add(operand("residual", d, 1, true, rows, out));
+        int last = operands.size() - 1;
+        return new OpCase(
+                name,
+                plain.covers(),
+                d,
+                operands,
+                (ops, t) -> {
+                    Tensor b = bias ? t.get(2) : null;
+                    return List.of(
+                            transposed
+                                    ? ops.linearTransposed(t.get(0), t.get(1), b, t.get(last))
+                                    : ops.linear(t.get(0), t.get(1), b, t.get(last)));
+                },
+                (r, v) -> {
+                    double[] y = plain.oracle().compute(r, v)[0];
+                    for (int i = 0; i < y.length; i++) {
+                        y[i] = r.applyAsDouble(y[i] + v[last][i]);
+                    }
+                    return new double[][] {y};
+                },
+                plain.bytes() + (double) rows * out * d.bytes(),
+                plain.flops());
+    }
+
+    private static OpCase bf16x3(boolean ta, boolean tb) {
+        OpCase exact = matmul("", DType.F32, 0, false, 33, 65, 67, ta, tb, 1);
+        MatMul.Options options = new MatMul.Options(ta, tb, 1, MatMul.Precision.BF16X3);
+        return new OpCase(
+                        "matmul bf16x3" + (ta ? " aT" : "") + (tb ? " bT" : ""),
+                        exact.covers(),
+                        DType.F32,
+                        exact.operands(),
+                        (ops, in) -> List.of(ops.matmul(in.get(0), in.get(1), options)),
+                        exact.oracle(),
+                        exact.bytes(),
+                        exact.flops())
+                .fitted(0x1p-15);
     }
 
     private static OpCase gelu(String name, DType d, Gelu form, double factor, long... shape) {

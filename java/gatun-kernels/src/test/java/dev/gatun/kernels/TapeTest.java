@@ -9,11 +9,13 @@ import static org.assertj.core.api.Assertions.within;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.SplittableRandom;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** What a tape remembers, where gradients go, and when memory goes. */
 class TapeTest {
@@ -34,6 +36,17 @@ class TapeTest {
         Tensor t = Tensor.empty(device, DType.F32, Purpose.WEIGHTS, shape);
         float[] values = new float[(int) t.elements()];
         Arrays.fill(values, (float) value);
+        t.write(values);
+        return t.requireGradient();
+    }
+
+    private Tensor normalLeaf(long seed, long... shape) {
+        Tensor t = Tensor.empty(device, DType.F32, Purpose.WEIGHTS, shape);
+        SplittableRandom random = new SplittableRandom(seed);
+        float[] values = new float[(int) t.elements()];
+        for (int i = 0; i < values.length; i++) {
+            values[i] = (float) random.nextGaussian();
+        }
         t.write(values);
         return t.requireGradient();
     }
@@ -241,6 +254,65 @@ class TapeTest {
             assertThat(a.gradient().orElseThrow().toFloats()).containsOnly(2);
             assertThat(b.gradient().orElseThrow().toFloats()).containsOnly(1);
             assertThat(tape.gradient(x).orElseThrow().toFloats()).containsOnly(3);
+        }
+    }
+
+    /** A linear layer alone behind a GELU gives the gradient before it; else a pass of its own. */
+    @ParameterizedTest
+    @ValueSource(strings = {"alone", "of a view", "twice", "watched", "read by another"})
+    void theDerivativeOfAGeluIsTakenOnce(String reader) {
+        float[][] gradients = new float[2][];
+        for (int separate = 0; separate < 2; separate++) {
+            try (Tensor up = normalLeaf(1, 8, 24);
+                    Tensor bias = normalLeaf(2, 24);
+                    Tensor down = normalLeaf(3, 24, 8);
+                    Tape tape = device.tape()) {
+                Tensor x = tape.watch(tape.randn(DType.F32, 2, 5, 8));
+                Tensor inner =
+                        separate == 1
+                                ? tape.gelu(tape.linear(x, up, bias), Gelu.TANH)
+                                : tape.linearGelu(x, up, bias, Gelu.TANH);
+                if (reader.equals("watched")) {
+                    tape.watch(inner);
+                }
+                Tensor y =
+                        reader.equals("of a view")
+                                ? tape.linear(inner.view(10, 24), down).view(2, 5, 8)
+                                : tape.linear(inner, down);
+                if (reader.equals("twice")) {
+                    y = tape.add(y, tape.linear(inner, down));
+                } else if (reader.equals("read by another")) {
+                    y = tape.add(y, tape.linear(tape.gelu(inner, Gelu.ERF), down));
+                }
+                device.profile(true);
+                tape.backward(y, tape.full(DType.F32, 1, 2, 5, 8));
+                long passes =
+                        device.profile().stream()
+                                .filter(p -> p.op().equals("gelu_backward"))
+                                .mapToLong(Device.OpProfile::calls)
+                                .sum();
+                device.profile(false);
+                boolean alone = reader.equals("alone") || reader.equals("of a view");
+                if (separate == 0) {
+                    assertThat(passes == 0).isEqualTo(alone);
+                }
+                gradients[separate] = tape.gradient(x).orElseThrow().toFloats();
+            }
+        }
+        assertThat(gradients[0]).containsExactly(gradients[1], within(1e-4f));
+    }
+
+    @Test
+    void aResidualIsShapedAsTheResult() {
+        try (Ops ops = device.ops()) {
+            Tensor x = ops.zeros(DType.F32, 2, 3, 4);
+            Tensor w = ops.zeros(DType.F32, 4, 4);
+            assertThatIllegalArgumentException()
+                    .isThrownBy(() -> ops.linear(x, w, null, ops.zeros(DType.F32, 3, 2, 4)))
+                    .withMessageContaining("wanted a residual of [2, 3, 4], had f32[3, 2, 4]");
+            // rows that no view joins
+            Tensor apart = ops.full(DType.F32, 1, 3, 2, 4).permute(1, 0, 2);
+            assertThat(ops.linear(x, w, null, apart).toFloats()).containsOnly(1);
         }
     }
 
