@@ -24,6 +24,16 @@ struct HeadStatistic {
   int64_t batch, head;
 };
 
+// Sequences one after another in the only row of a batch: sequence s has the rows starts[s] up to
+// starts[s + 1], of queries and of keys, and its own mask; rows from starts[count] on belong to
+// none and see nothing. Starts that do not ascend from 0 to the number of rows at most are put
+// right and reported.
+struct PackedSequences {
+  const int32_t *q_starts, *k_starts;  // [count + 1]; null: each row of the batch is a sequence
+  int count;
+  FaultSink faults;
+};
+
 // What forward and backward share: q [batch, heads, queries, columns] against k and v
 // [batch, heads / group, keys, columns]. Key j is seen by query i if j < lengths[b] (null: keys)
 // and, where causal, j <= i + keys - queries. A window, a soft cap or a bias would stand here.
@@ -31,31 +41,42 @@ struct AttentionShape {
   int batch, heads, group, queries, keys, columns;
   const int32_t* lengths;
   bool causal;
-  float scale;  // not 0
+  float scale;             // not 0
+  PackedSequences packed;  // without lengths
 };
 
+// scratch: of attention_forward_scratch_bytes, aligned to 16.
 struct AttentionForward {
   AttentionShape shape;
   HeadRows q, k, v, out;
   HeadStatistic lse;  // data may be null
+  void* scratch;
 };
+
+size_t attention_forward_scratch_bytes(const AttentionShape& shape);
 
 // GATUN_UNSUPPORTED beyond: the columns that forward, backward and decode can take.
 constexpr int kAttentionMostColumns = 256;
 
 cudaError_t attention_forward(cudaStream_t stream, ElementType type, const AttentionForward& args);
 
-// dq, dk, dv like q, k, v; each may be null (data), add_… says whether it is added to. statistics:
-// scratch of attention_backward_scratch_bytes, aligned to 16.
+// dq, dk, dv like q, k, v; each may be null (data), add_… says whether it is added to. dq_atomic: dq
+// by atomic additions in f32, in any order; no difference in f32, beyond 128 columns, or without dk
+// and dv. scratch: of attention_backward_scratch_bytes, aligned to 16.
 struct AttentionBackward {
   AttentionShape shape;
   HeadRows dq, dk, dv, dout, out, q, k, v;
   HeadStatistic lse;
+  void* scratch;
+  bool add_dq, add_dk, add_dv, dq_atomic;
+  // set by the launcher
   float* statistics;
-  bool add_dq, add_dk, add_dv;
+  float* dq_sums;          // null: dq has a kernel of its own
+  int64_t padded_queries;  // of a head in both
+  int padded_columns;      // of dq_sums
 };
 
-size_t attention_backward_scratch_bytes(const AttentionShape& shape);
+size_t attention_backward_scratch_bytes(ElementType type, const AttentionBackward& args);
 
 cudaError_t attention_backward(cudaStream_t stream, ElementType type,
                                const AttentionBackward& args);

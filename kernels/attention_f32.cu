@@ -33,19 +33,17 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
   SMEM(PlainForwardShared<kWidth>, shared);
   const PlainThread thread;
   const AttentionShape& shape = p.shape;
-  const int blocks = (shape.queries + kRows - 1) / kRows;
-  const int first = (blocks - 1 - static_cast<int>(blockIdx.x) % blocks) * kRows;
-  const int head = static_cast<int>(blockIdx.x) / blocks % shape.heads;
-  const int batch = static_cast<int>(blockIdx.x) / blocks / shape.heads;
-  const Sight sight = sight_of(shape, batch);
-  const float* const q_rows = head_of<const float>(p.q, batch, head);
-  const float* const k_rows = head_of<const float>(p.k, batch, head / shape.group);
-  const float* const v_rows = head_of<const float>(p.v, batch, head / shape.group);
+  const Share share = share_of_queries(shape, kRows, static_cast<int>(blockIdx.x));
+  const auto& [head, first, sequence] = share;
+  if (first >= sequence.queries) return;  // packed
+  const Sight sight = sequence.sight;
+  const float* const k_rows = keys_of<const float>(p.k, sequence, head / shape.group);
+  const float* const v_rows = keys_of<const float>(p.v, sequence, head / shape.group);
   const auto query = [&](int i) { return first + thread.y * kEdge + i; };
 
-  load_plain(shared.q, shape.columns, vectors, [&](int row) {
-    return first + row < shape.queries ? q_rows + (first + row) * p.q.row : nullptr;
-  });
+  load_plain(
+      shared.q, shape.columns, vectors,
+      TileRows{queries_of<const float>(p.q, sequence, head), p.q.row, first, sequence.queries});
   const float factor = shape.scale * kLog2E;
   float sums[kEdge][kWidth / 64][4] = {};
   float peak[kEdge], mass[kEdge];
@@ -53,19 +51,15 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
     peak[i] = -kInfinity;
     mass[i] = 0.f;
   }
-  const int last = Sight::min_of(first + kRows, shape.queries) - 1;
+  const int last = Sight::min_of(first + kRows, sequence.queries) - 1;
   for (int key = 0; key < sight.limit(last); key += kRows) {
     __syncthreads();  // v of the tile before was read
-    load_plain(shared.keys, shape.columns, vectors, [&](int row) {
-      return key + row < sight.keys ? k_rows + (key + row) * p.k.row : nullptr;
-    });
+    load_plain(shared.keys, shape.columns, vectors, TileRows{k_rows, p.k.row, key, sight.keys});
     plain_loaded();
     float scores[kEdge][kEdge];
     plain_scores(scores, shared.q, shared.keys);
     __syncthreads();  // k was read
-    load_plain(shared.keys, shape.columns, vectors, [&](int row) {
-      return key + row < sight.keys ? v_rows + (key + row) * p.v.row : nullptr;
-    });
+    load_plain(shared.keys, shape.columns, vectors, TileRows{v_rows, p.v.row, key, sight.keys});
     UNROLL for (int i = 0; i < kEdge; ++i) {
       const int limit = sight.limit(query(i)) - key - thread.x * kEdge;
       float now = peak[i];
@@ -97,14 +91,13 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
     const float inverse = blind ? 0.f : 1.f / mass[i];
     UNROLL for (int n = 0; n < kWidth / 64; ++n) UNROLL for (int c = 0; c < 4; ++c) sums[i][n][c] *=
         inverse;
-    if (p.lse.data != nullptr && thread.x == 0 && query(i) < shape.queries)
-      p.lse.data[batch * p.lse.batch + head * p.lse.head + query(i)] =
+    if (p.lse.data != nullptr && thread.x == 0 && query(i) < sequence.queries)
+      lse_of(p.lse, sequence, head)[query(i)] =
           blind ? -kInfinity : (peak[i] + lg2(mass[i])) * kLn2;
   }
-  float* const out_rows = head_of<float>(p.out, batch, head);
-  plain_store(sums, 1.f, shape.columns, false, vectors, [&](int row) {
-    return first + row < shape.queries ? out_rows + (first + row) * p.out.row : nullptr;
-  });
+  plain_store(
+      sums, 1.f, shape.columns, false, vectors,
+      TileRows{queries_of<float>(p.out, sequence, head), p.out.row, first, sequence.queries});
 }
 
 // ---- backward ----
@@ -116,64 +109,82 @@ struct PlainBackwardShared {
   PlainTile<kEdge, 16 * kEdge> weights, dscores;
 };
 
+// The walk of both passes: two tiles that a block owns, two that pass by, and the products of their
+// rows. Where keys are owned, scores stand transposed.
+template <int kWidth>
+struct PlainWalk {
+  static constexpr int kEdge = kAttentionPlainEdge<kWidth>, kRows = 16 * kEdge;
+  PlainBackwardShared<kWidth>& shared;
+  int columns;
+  bool vectors;
+  float weights[kEdge][kEdge], dscores[kEdge][kEdge];
+
+  __device__ __forceinline__ PlainWalk(PlainBackwardShared<kWidth>& shared, int columns,
+                                       bool vectors)
+      : shared(shared), columns(columns), vectors(vectors) {}
+
+  using Rows = TileRows<const float>;
+  __device__ __forceinline__ void own(const Rows& first, const Rows& second) {
+    load_plain(shared.own[0], columns, vectors, first);
+    load_plain(shared.own[1], columns, vectors, second);
+  }
+  __device__ __forceinline__ void pass(const Rows& first, const Rows& second) {
+    __syncthreads();  // the tile before was read
+    load_plain(shared.passing[0], columns, vectors, first);
+    load_plain(shared.passing[1], columns, vectors, second);
+    plain_loaded();
+    plain_scores(weights, shared.own[0], shared.passing[0]);
+    plain_scores(dscores, shared.own[1], shared.passing[1]);
+  }
+  // A pair's score and its gradient become the weight and the gradient of the score.
+  __device__ __forceinline__ void differentiate(int i, int j, bool seen, float factor, float base,
+                                                float delta) {
+    weights[i][j] = seen ? ex2(weights[i][j] * factor - base) : 0.f;
+    dscores[i][j] = seen ? weights[i][j] * (dscores[i][j] - delta) : 0.f;
+  }
+};
+
 // dk and dv: a block owns keys, queries of all heads of the group pass by.
 template <int kWidth>
 __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
     attention_backward_keys_plain(const __grid_constant__ AttentionBackward p, bool vectors) {
   constexpr int kEdge = kAttentionPlainEdge<kWidth>, kRows = 16 * kEdge;
   SMEM(PlainBackwardShared<kWidth>, shared);
-  auto& [k, v] = shared.own;
-  auto& [q, dout] = shared.passing;
   const PlainThread thread;
   const AttentionShape& shape = p.shape;
-  const int blocks = (shape.keys + kRows - 1) / kRows, heads = shape.heads / shape.group;
-  const int first = static_cast<int>(blockIdx.x) % blocks * kRows;
-  const int kv_head = static_cast<int>(blockIdx.x) / blocks % heads;
-  const int batch = static_cast<int>(blockIdx.x) / blocks / heads;
-  const Sight sight = sight_of(shape, batch);
+  const Share share = share_of_keys(shape, kRows, static_cast<int>(blockIdx.x));
+  const auto& [kv_head, first, sequence] = share;
+  if (first >= sequence.keys) return;  // packed
+  const Sight sight = sequence.sight;
   const auto key = [&](int i) { return first + thread.y * kEdge + i; };
 
-  const float* const k_rows = head_of<const float>(p.k, batch, kv_head);
-  const float* const v_rows = head_of<const float>(p.v, batch, kv_head);
-  load_plain(k, shape.columns, vectors, [&](int row) {
-    return first + row < sight.keys ? k_rows + (first + row) * p.k.row : nullptr;
-  });
-  load_plain(v, shape.columns, vectors, [&](int row) {
-    return first + row < sight.keys ? v_rows + (first + row) * p.v.row : nullptr;
-  });
+  PlainWalk<kWidth> walk(shared, shape.columns, vectors);
+  const auto keys = [&](const HeadRows& rows) {
+    return TileRows{keys_of<const float>(rows, sequence, kv_head), rows.row, first, sight.keys};
+  };
+  walk.own(keys(p.k), keys(p.v));
   const float factor = shape.scale * kLog2E;
   float dk[kEdge][kWidth / 64][4] = {}, dv[kEdge][kWidth / 64][4] = {};
   const int from = first - sight.shift > 0 ? (first - sight.shift) / kRows * kRows : 0;
   for (int head = kv_head * shape.group; head < (kv_head + 1) * shape.group; ++head) {
-    const float* const q_rows = head_of<const float>(p.q, batch, head);
-    const float* const dout_rows = head_of<const float>(p.dout, batch, head);
-    const Statistics statistics = statistics_of(p, batch, head);
-    for (int query = from; first < sight.keys && query < shape.queries; query += kRows) {
-      __syncthreads();  // the tile before was read
-      load_plain(q, shape.columns, vectors, [&](int row) {
-        return query + row < shape.queries ? q_rows + (query + row) * p.q.row : nullptr;
-      });
-      load_plain(dout, shape.columns, vectors, [&](int row) {
-        return query + row < shape.queries ? dout_rows + (query + row) * p.dout.row : nullptr;
-      });
-      plain_loaded();
-      float weights[kEdge][kEdge], dscores[kEdge][kEdge];
-      plain_scores(weights, k, q);
-      plain_scores(dscores, v, dout);
+    const Statistics statistics = statistics_of(p, sequence, head);
+    for (int query = from; first < sight.keys && query < sequence.queries; query += kRows) {
+      const auto queries = [&](const HeadRows& rows) {
+        return TileRows{queries_of<const float>(rows, sequence, head), rows.row, query,
+                        sequence.queries};
+      };
+      walk.pass(queries(p.q), queries(p.dout));
       UNROLL for (int j = 0; j < kEdge; ++j) {
         const int row = query + thread.x * kEdge + j;
         const float base = statistics.base[row], delta = statistics.delta[row];
-        UNROLL for (int i = 0; i < kEdge; ++i) {
-          const bool seen = key(i) < sight.limit(row);
-          weights[i][j] = seen ? ex2(weights[i][j] * factor - base) : 0.f;
-          dscores[i][j] = seen ? weights[i][j] * (dscores[i][j] - delta) : 0.f;
-        }
+        UNROLL for (int i = 0; i < kEdge; ++i)
+            walk.differentiate(i, j, key(i) < sight.limit(row), factor, base, delta);
       }
-      plain_put(shared.weights, weights);
-      plain_put(shared.dscores, dscores);
+      plain_put(shared.weights, walk.weights);
+      plain_put(shared.dscores, walk.dscores);
       __syncthreads();
-      plain_sums(dv, shared.weights, dout);
-      plain_sums(dk, shared.dscores, q);
+      plain_sums(dv, shared.weights, shared.passing[1]);
+      plain_sums(dk, shared.dscores, shared.passing[0]);
     }
   }
 
@@ -182,10 +193,8 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
       UNROLL for (int c = 0; c < 4; ++c) if (key(i) >= sight.keys) dk[i][n][c] = dv[i][n][c] = 0.f;
   const auto store = [&](const HeadRows& to, auto& sums, float scale, bool add) {
     if (to.data == nullptr) return;
-    float* const rows = head_of<float>(to, batch, kv_head);
-    plain_store(sums, scale, shape.columns, add, vectors, [&](int row) {
-      return first + row < shape.keys ? rows + (first + row) * to.row : nullptr;
-    });
+    plain_store(sums, scale, shape.columns, add, vectors,
+                TileRows{keys_of<float>(to, sequence, kv_head), to.row, first, sequence.keys});
   };
   store(p.dk, dk, shape.scale, p.add_dk);
   store(p.dv, dv, 1.f, p.add_dv);
@@ -197,70 +206,56 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
     attention_backward_queries_plain(const __grid_constant__ AttentionBackward p, bool vectors) {
   constexpr int kEdge = kAttentionPlainEdge<kWidth>, kRows = 16 * kEdge;
   SMEM(PlainBackwardShared<kWidth>, shared);
-  auto& [q, dout] = shared.own;
-  auto& [k, v] = shared.passing;
   const PlainThread thread;
   const AttentionShape& shape = p.shape;
-  const int blocks = (shape.queries + kRows - 1) / kRows;
-  const int first = (blocks - 1 - static_cast<int>(blockIdx.x) % blocks) * kRows;
-  const int head = static_cast<int>(blockIdx.x) / blocks % shape.heads;
-  const int batch = static_cast<int>(blockIdx.x) / blocks / shape.heads;
-  const Sight sight = sight_of(shape, batch);
+  const Share share = share_of_queries(shape, kRows, static_cast<int>(blockIdx.x));
+  const auto& [head, first, sequence] = share;
+  if (first >= sequence.queries) return;  // packed
+  const Sight sight = sequence.sight;
   const auto query = [&](int i) { return first + thread.y * kEdge + i; };
 
-  const float* const q_rows = head_of<const float>(p.q, batch, head);
-  const float* const dout_rows = head_of<const float>(p.dout, batch, head);
-  const float* const k_rows = head_of<const float>(p.k, batch, head / shape.group);
-  const float* const v_rows = head_of<const float>(p.v, batch, head / shape.group);
-  load_plain(q, shape.columns, vectors, [&](int row) {
-    return first + row < shape.queries ? q_rows + (first + row) * p.q.row : nullptr;
-  });
-  load_plain(dout, shape.columns, vectors, [&](int row) {
-    return first + row < shape.queries ? dout_rows + (first + row) * p.dout.row : nullptr;
-  });
+  PlainWalk<kWidth> walk(shared, shape.columns, vectors);
+  const auto queries = [&](const HeadRows& rows) {
+    return TileRows{queries_of<const float>(rows, sequence, head), rows.row, first,
+                    sequence.queries};
+  };
+  walk.own(queries(p.q), queries(p.dout));
   const float factor = shape.scale * kLog2E;
-  const Statistics statistics = statistics_of(p, batch, head);
+  const Statistics statistics = statistics_of(p, sequence, head);
   float dq[kEdge][kWidth / 64][4] = {};
-  const int last = Sight::min_of(first + kRows, shape.queries) - 1;
+  const int last = Sight::min_of(first + kRows, sequence.queries) - 1;
   for (int key = 0; key < sight.limit(last); key += kRows) {
-    __syncthreads();  // the tile before was read
-    load_plain(k, shape.columns, vectors, [&](int row) {
-      return key + row < sight.keys ? k_rows + (key + row) * p.k.row : nullptr;
-    });
-    load_plain(v, shape.columns, vectors, [&](int row) {
-      return key + row < sight.keys ? v_rows + (key + row) * p.v.row : nullptr;
-    });
-    plain_loaded();
-    float weights[kEdge][kEdge], dscores[kEdge][kEdge];
-    plain_scores(weights, q, k);
-    plain_scores(dscores, dout, v);
+    const auto keys = [&](const HeadRows& rows) {
+      return TileRows{keys_of<const float>(rows, sequence, head / shape.group), rows.row, key,
+                      sight.keys};
+    };
+    walk.pass(keys(p.k), keys(p.v));
     UNROLL for (int i = 0; i < kEdge; ++i) {
       const float base = statistics.base[query(i)], delta = statistics.delta[query(i)];
       const int limit = sight.limit(query(i)) - key - thread.x * kEdge;
-      UNROLL for (int j = 0; j < kEdge; ++j) dscores[i][j] =
-          j < limit ? ex2(weights[i][j] * factor - base) * (dscores[i][j] - delta) : 0.f;
+      UNROLL for (int j = 0; j < kEdge; ++j)
+          walk.differentiate(i, j, j < limit, factor, base, delta);
     }
-    plain_put(shared.dscores, dscores);
+    plain_put(shared.dscores, walk.dscores);
     __syncthreads();
-    plain_sums(dq, shared.dscores, k);
+    plain_sums(dq, shared.dscores, shared.passing[0]);
   }
 
   cp_async_wait<0>();  // of q and dout, where nothing is seen
-  float* const rows = head_of<float>(p.dq, batch, head);
-  plain_store(dq, shape.scale, shape.columns, p.add_dq, vectors, [&](int row) {
-    return first + row < shape.queries ? rows + (first + row) * p.dq.row : nullptr;
-  });
+  plain_store(dq, shape.scale, shape.columns, p.add_dq, vectors,
+              TileRows{queries_of<float>(p.dq, sequence, head), p.dq.row, first, sequence.queries});
 }
 
 // ---- launchers ----
 
 cudaError_t attention_forward_f32(cudaStream_t stream, const AttentionForward& p) {
   const int64_t blocks =
-      attention_blocks(p.shape.queries, 64, int64_t{p.shape.batch} * p.shape.heads);
+      attention_blocks(p.shape.packed, p.shape.queries, 64, int64_t{p.shape.batch} * p.shape.heads);
   if (blocks == 0) return cudaErrorInvalidConfiguration;
   const bool vectors = attention_aligned(p.shape, sizeof(float), {&p.q, &p.k, &p.v, &p.out});
   return with_attention_plain_width(p.shape.columns, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
+    static_assert(shared_fits(sizeof(PlainForwardShared<kWidth>), 1));
     return launch("attention_forward_f32", attention_forward_plain<kWidth>,
                   static_cast<unsigned>(blocks), kAttentionPlainThreads,
                   sizeof(PlainForwardShared<kWidth>), stream, p, vectors);
@@ -272,9 +267,11 @@ cudaError_t attention_backward_f32(cudaStream_t stream, const AttentionBackward&
       attention_aligned(p.shape, sizeof(float), {&p.q, &p.k, &p.v, &p.dout, &p.dq, &p.dk, &p.dv});
   return with_attention_plain_width(p.shape.columns, [&](auto width) {
     constexpr int kWidth = decltype(width)::value, kRows = 16 * kAttentionPlainEdge<kWidth>;
+    static_assert(shared_fits(sizeof(PlainBackwardShared<kWidth>), 1));
     const int64_t heads = int64_t{p.shape.batch} * p.shape.heads;
     if (p.dk.data != nullptr || p.dv.data != nullptr) {
-      const int64_t blocks = attention_blocks(p.shape.keys, kRows, heads / p.shape.group);
+      const int64_t blocks =
+          attention_blocks(p.shape.packed, p.shape.keys, kRows, heads / p.shape.group);
       if (blocks == 0) return cudaErrorInvalidConfiguration;
       const cudaError_t error =
           launch("attention_backward_keys_f32", attention_backward_keys_plain<kWidth>,
@@ -283,7 +280,7 @@ cudaError_t attention_backward_f32(cudaStream_t stream, const AttentionBackward&
       if (error != cudaSuccess) return error;
     }
     if (p.dq.data == nullptr) return cudaSuccess;
-    const int64_t blocks = attention_blocks(p.shape.queries, kRows, heads);
+    const int64_t blocks = attention_blocks(p.shape.packed, p.shape.queries, kRows, heads);
     if (blocks == 0) return cudaErrorInvalidConfiguration;
     return launch("attention_backward_queries_f32", attention_backward_queries_plain<kWidth>,
                   static_cast<unsigned>(blocks), kAttentionPlainThreads,

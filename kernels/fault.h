@@ -16,6 +16,12 @@ namespace gatun::kernels {
   FAULT(kSampleNothing, "sample",                                                                  \
         "row %lld has no logit above -infinity to draw from (%lld logits)")                        \
   FAULT(kAdamWStep, "adamw", "step is %lld, wanted 1 or more: count it up before the update")      \
+  FAULT(                                                                                           \
+      kAttentionQueryStart, "attention",                                                           \
+      "q_starts[%lld] is %lld, wanted %lld to %lld: starts ascend from 0 and end within the rows") \
+  FAULT(                                                                                           \
+      kAttentionKeyStart, "attention",                                                             \
+      "k_starts[%lld] is %lld, wanted %lld to %lld: starts ascend from 0 and end within the rows") \
   FAULT(kAppendPage, "kv_append", "page %lld of slot %lld of row %lld is not in [0, %lld)")        \
   FAULT(kAppendSlot, "kv_append",                                                                  \
         "slot %lld of row %lld is not in [0, %lld), the slots of its pages")                       \

@@ -251,7 +251,15 @@ constexpr int kSampleThreads = 512;
 // What thresholds are sought among: 64 KiB of shared memory, 16 a thread. Beyond top-k of 50 or
 // top-p of 0.9 a language model leaves fewer.
 constexpr int kSampleCandidates = 8192;
+
 // ---- attention ----
+
+// Whether so many blocks fit into a multiprocessor's shared memory; each costs 1 KiB more than it
+// asks for.
+constexpr size_t kSharedOfA100 = 164 << 10, kSharedOfH100 = 228 << 10;
+constexpr bool shared_fits(size_t bytes, int blocks, size_t shared = kSharedOfA100) {
+  return (bytes + 1024) * static_cast<size_t>(blocks) <= shared;
+}
 
 // Four warps: with eight, each has half the rows, and every key fragment feeds half the products
 // (FlashAttention-2 found eight 18 to 28 % slower).
@@ -308,12 +316,14 @@ constexpr AttentionTile kAttentionQueryGradient = kWidth <= 64    ? AttentionTil
                                                   : kWidth <= 128 ? AttentionTile{1, 32, 2}
                                                                   : AttentionTile{1, 32, 1};
 
-// The backward pass's statistics of the rows: queries are padded to whole tiles of any size.
+// The backward pass's statistics of the rows: queries are padded to whole tiles of any size. Eight
+// lanes share a row.
 constexpr int kAttentionStatisticRows = 128;
-constexpr int64_t attention_padded_queries(int64_t queries) {
-  return (queries + kAttentionStatisticRows - 1) / kAttentionStatisticRows *
-         kAttentionStatisticRows;
-}
+constexpr int kAttentionRowLanes = 8;
+
+// The backward pass's atomic dq: wider heads, whose keys are owned twice, keep the kernel of its
+// own.
+constexpr int kAttentionAtomicColumns = 128;
 
 // f32 without tensor cores: 16 x 16 threads, each with a square of the scores of this edge; the
 // backward pass at 256 columns has room for tiles of 32 rows only.

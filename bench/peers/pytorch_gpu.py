@@ -113,8 +113,9 @@ def attentions(device, shapes):
             o = make()
             return o + [F.scaled_dot_product_attention(o[0], o[1], o[2], is_causal=True)]
 
-        measure(device, "attention_backward " + what, 8 * size, make_backward,
-                lambda o: torch.autograd.grad(o[4], o[:3], o[3], retain_graph=True))
+        for name in ("attention_backward ", "attention_backward dq_atomic "):  # here there is one of them
+            measure(device, name + what, 8 * size, make_backward,
+                    lambda o: torch.autograd.grad(o[4], o[:3], o[3], retain_graph=True))
 
 
 def losses(device):

@@ -404,10 +404,13 @@ GATUN_API gatun_status gatun_dropout(gatun_stream stream, const gatun_tensor* y,
 
 typedef struct gatun_attention_args {
   uint32_t struct_size;
-  int32_t causal; /* the last query sees the last key: query i sees keys j <= i + Tk - Tq */
-  float scale;    /* 0 means 1 / sqrt(head size) */
-  int32_t reserved;
-  const gatun_tensor* lengths; /* i32 [B]: keys j < lengths[b] are visible; null: all Tk */
+  int32_t causal;    /* the last query sees the last key: query i sees keys j <= i + Tk - Tq */
+  float scale;       /* 0 means 1 / sqrt(head size) */
+  int32_t dq_atomic; /* backward: 0: the same bits every time; 1: dq by f32 atomic additions in any
+                        order, 5 products instead of 7. cpu, f32 and D > 128 take 1 for 0. */
+  const gatun_tensor* lengths;  /* i32 [B]: keys j < lengths[b] are visible; null: all Tk */
+  const gatun_tensor* q_starts; /* i32 [S + 1]: packed sequences, below; null: there are none */
+  const gatun_tensor* k_starts; /* i32 [S + 1] */
 } gatun_attention_args;
 
 /* Scaled dot-product attention (Vaswani et al. 2017; online softmax of Milakov & Gimelshein 2018,
@@ -416,14 +419,19 @@ typedef struct gatun_attention_args {
  * dtype; any strides with the last 1 (so views of a packed [B, T, 3, H, D] need no copy).
  * lse f32 [B, H, Tq]: log-sum-exp of the scaled scores, for the backward pass; may be null.
  * A row that sees no key gives 0 and lse -inf. D <= 512. With lengths the causal diagonal stays
- * at Tk - Tq. args may be null (not causal). */
+ * at Tk - Tq. args may be null (not causal).
+ * Packed: B = 1 and no lengths. Sequence s has the queries q_starts[s] .. q_starts[s + 1] - 1 and
+ * the keys k_starts[s] .. k_starts[s + 1] - 1, either maybe none, and attends as if it were alone,
+ * its causal diagonal at its own end. Starts ascend from 0 and end within Tq and Tk; one that does
+ * not is moved to the nearest that does and reported by the next wait. Rows behind the last
+ * sequence see nothing, and nobody sees them: out and gradients 0, lse -inf. */
 GATUN_API gatun_status gatun_attention_forward(gatun_stream stream, const gatun_tensor* out,
                                                const gatun_tensor* lse, const gatun_tensor* q,
                                                const gatun_tensor* k, const gatun_tensor* v,
                                                const gatun_attention_args* args);
 
 /* Gradient destinations in accumulate order: dq, dk, dv, shaped as q, k, v. Recomputes the scores
- * from lse; deterministic. */
+ * from lse; args as in the forward pass. Deterministic but for dq_atomic. */
 GATUN_API gatun_status gatun_attention_backward(gatun_stream stream, const gatun_tensor* dq,
                                                 const gatun_tensor* dk, const gatun_tensor* dv,
                                                 const gatun_tensor* dout, const gatun_tensor* out,

@@ -749,6 +749,55 @@ void describe_functions() {
                                         c.mask);
       });
   op(
+      "attention_forward, packed",
+      [](Call& c) {
+        const int32_t type = float_type();
+        const int keys = 1 + pick(5);
+        c.add(type, {1, 4, 3, 8});
+        c.add(GATUN_F32, {1, 4, 3}, true);
+        c.add(type, {1, 4, 3, 8});
+        c.add(type, {1, 2, keys, 8});
+        c.add(type, {1, 2, keys, 8});
+        c.take(c.attention, false);
+        c.attention.causal = pick(2);
+        c.add(GATUN_I32, {3});
+        c.add(GATUN_I32, {3});
+      },
+      [](Call& c) {
+        c.attention.q_starts = c.tensor[5];
+        c.attention.k_starts = c.tensor[6];
+        return gatun_attention_forward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                       c.tensor[3], c.tensor[4], c.as<gatun_attention_args>());
+      });
+  op(
+      "attention_backward, packed",
+      [](Call& c) {
+        const int32_t type = float_type();
+        const int keys = 1 + pick(5);
+        c.add(type, {1, 4, 3, 8}, true);
+        c.add(type, {1, 2, keys, 8}, true);
+        c.add(type, {1, 2, keys, 8}, true);
+        c.add(type, {1, 4, 3, 8});
+        c.add(type, {1, 4, 3, 8});
+        c.add(GATUN_F32, {1, 4, 3});
+        c.add(type, {1, 4, 3, 8});
+        c.add(type, {1, 2, keys, 8});
+        c.add(type, {1, 2, keys, 8});
+        c.take(c.attention, false);
+        c.attention.causal = pick(2);
+        c.attention.dq_atomic = pick(2);
+        c.add(GATUN_I32, {3});
+        c.add(GATUN_I32, {3});
+      },
+      [](Call& c) {
+        c.attention.q_starts = c.tensor[9];
+        c.attention.k_starts = c.tensor[10];
+        return gatun_attention_backward(c.handle[0], c.tensor[0], c.tensor[1], c.tensor[2],
+                                        c.tensor[3], c.tensor[4], c.tensor[5], c.tensor[6],
+                                        c.tensor[7], c.tensor[8], c.as<gatun_attention_args>(),
+                                        c.mask);
+      });
+  op(
       "kv_append",
       [](Call& c) {
         const int32_t type = float_type();
@@ -1028,6 +1077,7 @@ void make_strange(Call& c) {
       c.matmul.precision = pick(3);
       c.attention.scale = static_cast<float>(strange_double());
       c.attention.causal = static_cast<int32_t>(strange_int());
+      c.attention.dq_atomic = static_cast<int32_t>(strange_int());
       c.loss.label_smoothing = static_cast<float>(strange_double());
       c.loss.ignore_index = static_cast<int32_t>(strange_int());
       c.loss.accumulate = pick(3);

@@ -310,12 +310,28 @@ struct Case {
   float scale;
   int threads;
   std::vector<int64_t> lengths;
+  std::vector<int64_t> q_starts = {}, k_starts = {};  // empty: not packed
 
+  // What attends to itself: all of a row, or a packed sequence, and the rows behind them.
+  struct Span {
+    int64_t first_query, queries, first_key, keys;
+    bool blind;
+  };
+  std::vector<Span> spans() const {
+    if (q_starts.empty()) return {{0, queries, 0, keys, false}};
+    std::vector<Span> all;
+    for (size_t s = 0; s < q_starts.size(); ++s) {
+      const bool last = s + 1 == q_starts.size();
+      all.push_back({q_starts[s], (last ? queries : q_starts[s + 1]) - q_starts[s], k_starts[s],
+                     (last ? keys : k_starts[s + 1]) - k_starts[s], last});
+    }
+    return all;
+  }
   double factor() const { return scale != 0 ? scale : 1 / std::sqrt(static_cast<double>(columns)); }
-  int64_t sees(int64_t b, int64_t i) const {
-    int64_t n = std::clamp<int64_t>(with_lengths ? lengths[b] : keys, 0, keys);
-    if (causal) n = std::min(n, i + keys - queries + 1);
-    return std::max<int64_t>(n, 0);
+  int64_t sees(int64_t b, const Span& span, int64_t i) const {
+    int64_t n = std::clamp<int64_t>(with_lengths ? lengths[b] : span.keys, 0, span.keys);
+    if (causal) n = std::min(n, i + span.keys - span.queries + 1);
+    return span.blind ? 0 : std::max<int64_t>(n, 0);
   }
   std::string name() const {
     char text[256];
@@ -326,9 +342,27 @@ struct Case {
                   static_cast<long long>(keys), static_cast<long long>(columns),
                   causal ? " causal" : "", with_lengths ? " lengths" : "", ragged ? " ragged" : "",
                   name_of(dtype), static_cast<double>(scale), threads);
-    return text;
+    std::string all = text;
+    for (size_t s = 0; s < q_starts.size(); ++s)
+      all += (s == 0 ? " packed " : " ") + std::to_string(q_starts[s]) + "/" +
+             std::to_string(k_starts[s]);
+    return all;
   }
 };
+
+// So many sequences instead of a batch, and some rows behind them.
+void pack(Case& c, int64_t sequences) {
+  c.batches = 1;
+  c.with_lengths = false;
+  c.q_starts = c.k_starts = {0};
+  for (int64_t s = 0; s < sequences; ++s) {
+    const int64_t queries = pick(0, 3) == 0 ? 0 : pick(1, 90);
+    c.q_starts.push_back(c.q_starts.back() + queries);
+    c.k_starts.push_back(c.k_starts.back() + (flip() ? queries : pick(0, 110)));
+  }
+  c.queries = c.q_starts.back() + pick(0, 2) * pick(0, 40);
+  c.keys = c.k_starts.back() + pick(0, 2) * pick(0, 40);
+}
 
 Case random_case() {
   Case c;
@@ -350,6 +384,7 @@ Case random_case() {
   c.threads = static_cast<int>(pick(1, 3));
   for (int64_t b = 0; b < c.batches; ++b)
     c.lengths.push_back(pick(0, 3) == 0 ? pick(0, 1) * (c.keys + 5) : pick(0, c.keys));
+  if (pick(0, 3) == 0) pack(c, pick(0, 5));
   return c;
 }
 
@@ -370,33 +405,51 @@ template <typename A>
 References<A> reference(const Case& c, Tensor& q, Tensor& k, Tensor& v, Tensor& dout,
                         Tensor* stored) {
   References<A> all;
+  const std::vector<Case::Span> spans = c.spans();
+  const auto rows = [&](const std::vector<A>& x, int64_t first, int64_t count) {
+    return std::vector<A>(x.begin() + first * c.columns, x.begin() + (first + count) * c.columns);
+  };
   for (int64_t b = 0; b < c.batches; ++b)
     for (int64_t kv = 0; kv < c.kv_heads; ++kv) {
-      std::vector<A> dk(static_cast<size_t>(c.keys * c.columns));
-      std::vector<A> dv(dk.size());
+      std::vector<std::vector<A>> dk, dv;
+      for (const Case::Span& span : spans) {
+        dk.emplace_back(static_cast<size_t>(span.keys * c.columns));
+        dv.emplace_back(dk.back().size());
+      }
+      const std::vector<A> keys = head_values<A>(k, b, kv), values = head_values<A>(v, b, kv);
       for (int64_t g = 0; g < c.group; ++g) {
         const int64_t h = kv * c.group + g;
-        Head<A> head{c.queries,
-                     c.keys,
-                     c.columns,
-                     scaled(head_values<A>(q, b, h), c.factor()),
-                     head_values<A>(k, b, kv),
-                     head_values<A>(v, b, kv),
-                     static_cast<A>(c.factor()),
-                     {},
-                     0};
-        for (int64_t i = 0; i < c.queries; ++i) head.sees.push_back(c.sees(b, i));
-        std::vector<A> out, lse, dq;
-        head.forward(out, lse);
-        head.backward(head_values<A>(dout, b, h),
-                      stored == nullptr ? out : head_values<A>(*stored, b, h), dq, dk, dv);
-        all.terms += head.terms;
-        append(all.out, out);
-        append(all.lse, lse);
-        append(all.dq, dq);
+        const std::vector<A> queries = scaled(head_values<A>(q, b, h), c.factor());
+        const std::vector<A> douts = head_values<A>(dout, b, h);
+        const std::vector<A> outs =
+            stored == nullptr ? std::vector<A>() : head_values<A>(*stored, b, h);
+        for (size_t s = 0; s < spans.size(); ++s) {
+          const Case::Span& span = spans[s];
+          Head<A> head{span.queries,
+                       span.keys,
+                       c.columns,
+                       rows(queries, span.first_query, span.queries),
+                       rows(keys, span.first_key, span.keys),
+                       rows(values, span.first_key, span.keys),
+                       static_cast<A>(c.factor()),
+                       {},
+                       0};
+          for (int64_t i = 0; i < span.queries; ++i) head.sees.push_back(c.sees(b, span, i));
+          std::vector<A> out, lse, dq;
+          head.forward(out, lse);
+          head.backward(rows(douts, span.first_query, span.queries),
+                        stored == nullptr ? out : rows(outs, span.first_query, span.queries), dq,
+                        dk[s], dv[s]);
+          all.terms += head.terms;
+          append(all.out, out);
+          append(all.lse, lse);
+          append(all.dq, dq);
+        }
       }
-      append(all.dk, dk);
-      append(all.dv, dv);
+      for (size_t s = 0; s < spans.size(); ++s) {
+        append(all.dk, dk[s]);
+        append(all.dv, dv[s]);
+      }
     }
   return all;
 }
@@ -433,14 +486,17 @@ void check_forward_backward(const Backend& backend, const Case& c) {
   dv.fill_normal();
   const std::vector<double> dq0 = dq.values(), dk0 = dk.values(), dv0 = dv.values();
   const View seen = c.with_lengths ? lengths.view() : View{};
+  Tensor q_starts = lengths_tensor(c.q_starts), k_starts = lengths_tensor(c.k_starts);
+  const bool packed = !c.q_starts.empty();
+  const View from_q = packed ? q_starts.view() : View{}, from_k = packed ? k_starts.view() : View{};
 
   TestContext context(c.threads);
   const bool keeps_lse = pick(0, 7) != 0;
   backend.attention_forward(context, {out.view(), keeps_lse ? lse.view() : View{}, q.view(),
-                                      k.view(), v.view(), seen, c.causal, c.scale});
+                                      k.view(), v.view(), seen, from_q, from_k, c.causal, c.scale});
   if (!keeps_lse)
-    backend.attention_forward(
-        context, {out.view(), lse.view(), q.view(), k.view(), v.view(), seen, c.causal, c.scale});
+    backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), v.view(), seen,
+                                        from_q, from_k, c.causal, c.scale});
   const References<double> truth = reference<double>(c, q, k, v, dout, nullptr);
   const References<float> plain = reference<float>(c, q, k, v, dout, &out);
   compare("attention_forward out " + c.name(), c.dtype, truth.out, wide(plain.out), out);
@@ -458,8 +514,11 @@ void check_forward_backward(const Backend& backend, const Case& c) {
                                    k.view(),
                                    v.view(),
                                    seen,
+                                   from_q,
+                                   from_k,
                                    c.causal,
                                    c.scale,
+                                   flip(),  // dq_atomic, which the cpu has no use for
                                    accumulate};
   backend.attention_backward(context, backward);
   const auto gradient = [&](const char* what, int bit, Tensor& had, const std::vector<double>& old,
@@ -482,8 +541,8 @@ void check_forward_backward(const Backend& backend, const Case& c) {
   // The same call again gives the same bits.
   if (accumulate == 0) {
     const auto before = std::vector{dq.memory, dk.memory, dv.memory, out.memory};
-    backend.attention_forward(
-        context, {out.view(), lse.view(), q.view(), k.view(), v.view(), seen, c.causal, c.scale});
+    backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), v.view(), seen,
+                                        from_q, from_k, c.causal, c.scale});
     backend.attention_backward(context, backward);
     if (before != std::vector{dq.memory, dk.memory, dv.memory, out.memory})
       report("%s: a second run gave other bits", c.name().c_str());
@@ -509,8 +568,8 @@ void check_special_values(const Backend& backend) {
   q.set(sick_query * c.columns, NAN);
   k.set(sick_key * c.columns, flip() ? NAN : INFINITY);
   TestContext context(2);
-  backend.attention_forward(
-      context, {out.view(), lse.view(), q.view(), k.view(), v.view(), View{}, true, 0.f});
+  backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), v.view(), View{},
+                                      View{}, View{}, true, 0.f});
   ++checks;
   for (int64_t i = 0; i < c.queries; ++i)
     for (int64_t d = 0; d < c.columns; ++d) {
@@ -530,14 +589,62 @@ void check_special_values(const Backend& backend) {
   k.fill_normal();
   for (int64_t i = 0; i < c.queries; ++i) q.set(i * c.columns, 1);
   for (int64_t j = 1; j < c.keys; ++j) k.set(j * c.columns, j % 2 ? -INFINITY : 3e4);
-  backend.attention_forward(
-      context, {out.view(), lse.view(), q.view(), k.view(), v.view(), View{}, true, 1.f});
+  backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), v.view(), View{},
+                                      View{}, View{}, true, 1.f});
   ++checks;
   for (int64_t i = 0; i < out.size(); ++i)
     if (!std::isfinite(out.get(i))) {
       report("a score of -infinity or 3e4 gave %g", out.get(i));
       break;
     }
+}
+
+// Starts that do not ascend from 0 to the rows at most are put right, and the first is reported.
+void check_wrong_starts(const Backend& backend) {
+  struct Wrong {
+    std::vector<int64_t> q, k, right_q, right_k;
+    const char* sentence;
+  };
+  for (const Wrong& wrong :
+       {Wrong{{0, 20, 10, 50},
+              {0, 9, 10, 60},
+              {0, 20, 20, 50},
+              {0, 9, 10, 60},
+              "attention: q_starts[2] is 10, wanted 20 to 50: starts ascend from 0 and end within "
+              "the rows"},
+        Wrong{{3, 20, 30, 51},
+              {0, 9, 10, 60},
+              {0, 20, 30, 50},
+              {0, 9, 10, 60},
+              "attention: q_starts[0] is 3, wanted 0 to 0: starts ascend from 0 and end within the "
+              "rows"},
+        Wrong{{0, 20, 30, 40},
+              {0, 70, -5, 60},
+              {0, 20, 30, 40},
+              {0, 60, 60, 60},
+              "attention: k_starts[1] is 70, wanted 0 to 60: starts ascend from 0 and end within "
+              "the rows"}}) {
+    Tensor q(GATUN_F32, {1, 2, 50, 16}), k(GATUN_F32, {1, 2, 60, 16});
+    q.fill_normal();
+    k.fill_normal();
+    Tensor q_starts = lengths_tensor(wrong.q), k_starts = lengths_tensor(wrong.k);
+    Tensor right_q = lengths_tensor(wrong.right_q), right_k = lengths_tensor(wrong.right_k);
+    const auto all = [&](const View& from_q, const View& from_k, TestContext& context) {
+      Tensor out = q, lse(GATUN_F32, {1, 2, 50}), dq = q, dk = k, dv = k;
+      backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), k.view(),
+                                          View{}, from_q, from_k, true, 0.f});
+      backend.attention_backward(
+          context, {dq.view(), dk.view(), dv.view(), q.view(), out.view(), lse.view(), q.view(),
+                    k.view(), k.view(), View{}, from_q, from_k, true, 0.f, false, 0});
+      return std::vector{out.memory, lse.memory, dq.memory, dk.memory, dv.memory};
+    };
+    TestContext bad(2), good(2);
+    ++checks;
+    if (all(q_starts.view(), k_starts.view(), bad) != all(right_q.view(), right_k.view(), good))
+      report("wrong starts: other results than those put right");
+    if (bad.sentence != wrong.sentence) report("wrong starts: %s", bad.sentence.c_str());
+    if (good.status != GATUN_OK) report("right starts: %s", good.sentence.c_str());
+  }
 }
 
 void check_empty(const Backend& backend) {
@@ -547,11 +654,11 @@ void check_empty(const Backend& backend) {
   k.fill_normal();
   dk.fill_normal();
   dv.fill_normal();
-  backend.attention_forward(
-      context, {out.view(), lse.view(), q.view(), k.view(), k.view(), View{}, false, 0.f});
+  backend.attention_forward(context, {out.view(), lse.view(), q.view(), k.view(), k.view(), View{},
+                                      View{}, View{}, false, 0.f});
   backend.attention_backward(
       context, {View{}, dk.view(), dv.view(), out.view(), out.view(), lse.view(), q.view(),
-                k.view(), k.view(), View{}, false, 0.f, 0});
+                k.view(), k.view(), View{}, View{}, View{}, false, 0.f, false, 0});
   ++checks;
   for (int64_t i = 0; i < dk.size(); ++i)
     if (dk.get(i) != 0 || dv.get(i) != 0) {
@@ -563,11 +670,11 @@ void check_empty(const Backend& backend) {
   q2.fill_normal();
   out2.fill_normal();
   dq2.fill_normal();
-  backend.attention_forward(
-      context, {out2.view(), lse2.view(), q2.view(), none.view(), none.view(), View{}, true, 0.f});
+  backend.attention_forward(context, {out2.view(), lse2.view(), q2.view(), none.view(), none.view(),
+                                      View{}, View{}, View{}, true, 0.f});
   backend.attention_backward(
       context, {dq2.view(), none.view(), none.view(), out2.view(), out2.view(), lse2.view(),
-                q2.view(), none.view(), none.view(), View{}, true, 0.f, 0});
+                q2.view(), none.view(), none.view(), View{}, View{}, View{}, true, 0.f, false, 0});
   ++checks;
   for (int64_t i = 0; i < out2.size(); ++i)
     if (out2.get(i) != 0 || dq2.get(i) != 0) {
@@ -738,8 +845,16 @@ void check_level(const Backend& backend, const char* name) {
     c.keys = pick(390, 900);
     c.lengths = {pick(0, c.keys)};
     c.threads = static_cast<int>(pick(2, 5));
+    c.q_starts = c.k_starts = {};
+    if (i % 3 == 0) {  // one of them is long
+      c.with_lengths = false;
+      c.queries += 20;
+      c.q_starts = {0, 10, 10, c.queries - 5};
+      c.k_starts = {0, 3, 7, c.keys - 2};
+    }
     check_forward_backward(backend, c);
   }
+  check_wrong_starts(backend);
   for (int i = 0; i < 20 && failures < 20; ++i) check_special_values(backend);
   for (int i = 0; i < 150 && failures < 20; ++i) check_paged(backend);
   std::printf("%s: %lld checks, %d failures\n", name, static_cast<long long>(checks - before),

@@ -39,7 +39,7 @@ float scale_of(float scale, int columns) {
 }
 
 template <typename Args>
-kernels::AttentionShape shape_of(const char* op, const Args& args) {
+kernels::AttentionShape shape_of(const Context& context, const char* op, const Args& args) {
   kernels::AttentionShape shape = {};
   shape.batch = size_of(op, "rows of the batch", args.q.shape[0]);
   shape.heads = size_of(op, "heads", args.q.shape[1]);
@@ -50,6 +50,9 @@ kernels::AttentionShape shape_of(const char* op, const Args& args) {
   shape.lengths = args.lengths ? args.lengths.template as<int32_t>() : nullptr;
   shape.causal = args.causal;
   shape.scale = scale_of(args.scale, shape.columns);
+  if (args.q_starts)
+    shape.packed = {args.q_starts.template as<int32_t>(), args.k_starts.template as<int32_t>(),
+                    size_of(op, "starts", args.q_starts.shape[0]) - 1, faults_of(context)};
   return shape;
 }
 
@@ -73,19 +76,20 @@ kernels::Pages pages_of(const char* op, const Args& args) {
 void attention_forward(Context& context, const AttentionForward& args) {
   const char* op = "attention_forward";
   kernels::AttentionForward p = {};
-  p.shape = shape_of(op, args);
+  p.shape = shape_of(context, op, args);
   p.q = head_rows(args.q);
   p.k = head_rows(args.k);
   p.v = head_rows(args.v);
   p.out = head_rows(args.out);
   p.lse = head_statistic(args.lse);
+  p.scratch = scratch<char>(context, kernels::attention_forward_scratch_bytes(p.shape));
   check_launch(op, kernels::attention_forward(stream_of(context), element_type(args.q.dtype), p));
 }
 
 void attention_backward(Context& context, const AttentionBackward& args) {
   const char* op = "attention_backward";
   kernels::AttentionBackward p = {};
-  p.shape = shape_of(op, args);
+  p.shape = shape_of(context, op, args);
   p.dq = head_rows(args.dq);
   p.dk = head_rows(args.dk);
   p.dv = head_rows(args.dv);
@@ -98,8 +102,10 @@ void attention_backward(Context& context, const AttentionBackward& args) {
   p.add_dq = adds(args.accumulate, 0);
   p.add_dk = adds(args.accumulate, 1);
   p.add_dv = adds(args.accumulate, 2);
-  p.statistics = scratch<float>(context, kernels::attention_backward_scratch_bytes(p.shape));
-  check_launch(op, kernels::attention_backward(stream_of(context), element_type(args.q.dtype), p));
+  p.dq_atomic = args.dq_atomic;
+  const kernels::ElementType type = element_type(args.q.dtype);
+  p.scratch = scratch<char>(context, kernels::attention_backward_scratch_bytes(type, p));
+  check_launch(op, kernels::attention_backward(stream_of(context), type, p));
 }
 
 void kv_append(Context& context, const KvAppend& args) {

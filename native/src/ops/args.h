@@ -124,14 +124,15 @@ struct Dropout {
 };
 
 struct AttentionForward {
-  View out, lse, q, k, v, lengths;
+  View out, lse, q, k, v, lengths, q_starts, k_starts;
   bool causal;
   float scale;
 };
 struct AttentionBackward {
-  View dq, dk, dv, dout, out, lse, q, k, v, lengths;
+  View dq, dk, dv, dout, out, lse, q, k, v, lengths, q_starts, k_starts;
   bool causal;
   float scale;
+  bool dq_atomic;
   uint32_t accumulate;
 };
 struct KvAppend {

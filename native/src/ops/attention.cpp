@@ -1,4 +1,5 @@
 // Checks of attention, forward, backward and over a paged cache.
+#include <algorithm>
 #include <cmath>
 
 #include "ops/check.h"
@@ -55,13 +56,54 @@ gatun_attention_args options_or_default(Call& call, const gatun_attention_args* 
   if (options == nullptr) return chosen;
   chosen = call.options("args", options);
   call.flag("args->causal", chosen.causal);
-  call.reserved("args->reserved", chosen.reserved);
+  call.flag("args->dq_atomic", chosen.dq_atomic);
   return chosen;
 }
 
 void check_lengths(Call& call, const Operand& lengths, int64_t batch) {
   call.dtype(lengths, GATUN_I32);
   call.shape(lengths, {batch}, "(one for each row of the batch)");
+}
+
+// What forward and backward check of their options and of the operands they share; fills those of
+// `args` that come from the options. Returns the query-key pairs of all heads: packed, those of
+// sequences of equal length, since their lengths are on the device.
+template <typename Args>
+double check_options(Call& call, const gatun_attention_args& chosen, const Operand& q,
+                     const Operand& k, const Operand& v, const Operand& lse, Args& args) {
+  const Operand lengths = call.optional_source("lengths", chosen.lengths, args.lengths);
+  const Operand q_starts = call.optional_source("q_starts", chosen.q_starts, args.q_starts);
+  const Operand k_starts = call.optional_source("k_starts", chosen.k_starts, args.k_starts);
+  check_heads(call, q, k, v);
+  check_groups(call, q, k->shape[1]);
+  call.dtype(lse, GATUN_F32);
+  call.rows(lse, q);
+  check_lengths(call, lengths, q->shape[0]);
+  if (static_cast<bool>(q_starts) != static_cast<bool>(k_starts))
+    call.error("%s is null and %s is not: packed sequences have both",
+               (q_starts ? k_starts : q_starts).name, (q_starts ? q_starts : k_starts).name);
+  int64_t sequences = 1;
+  if (q_starts) {
+    if (lengths)
+      call.error(
+          "lengths and q_starts are given: packed sequences are as long as their starts say");
+    if (q->shape[0] != 1)
+      call.error("q is %s with q_starts: packed sequences lie in one row, the batch size is 1",
+                 ShapeText(*q.view).text);
+    for (const Operand& starts : {q_starts, k_starts}) {
+      call.dtype(starts, GATUN_I32);
+      call.rank(starts, 1, 1);
+    }
+    call.same_shape(k_starts, q_starts);
+    sequences = q_starts->shape[0] - 1;
+    if (sequences < 0)
+      call.error("q_starts is [0]: the starts of S sequences are S + 1, the last one their end");
+  }
+  args.causal = chosen.causal != 0;
+  args.scale = scale_or_default(call, chosen.scale, q->shape[3]);
+  const int64_t each = std::max<int64_t>(sequences, 1);
+  return static_cast<double>(q->shape[0] * q->shape[1] * sequences) *
+         visible_pairs(q->shape[2] / each, k->shape[2] / each, args.causal);
 }
 
 struct Pages {
@@ -110,17 +152,8 @@ gatun_status gatun_attention_forward(gatun_stream stream, const gatun_tensor* ou
     const Operand q = call.source("q", q_, args.q);
     const Operand k = call.source("k", k_, args.k);
     const Operand v = call.source("v", v_, args.v);
-    const Operand lengths = call.optional_source("lengths", chosen.lengths, args.lengths);
-    check_heads(call, q, k, v);
-    check_groups(call, q, k->shape[1]);
+    const double pairs = check_options(call, chosen, q, k, v, lse, args);
     call.same(out, q);
-    call.dtype(lse, GATUN_F32);
-    call.rows(lse, q);
-    check_lengths(call, lengths, q->shape[0]);
-    args.causal = chosen.causal != 0;
-    args.scale = scale_or_default(call, chosen.scale, q->shape[3]);
-    const double pairs = static_cast<double>(q->shape[0] * q->shape[1]) *
-                         visible_pairs(q->shape[2], k->shape[2], args.causal);
     call.submit(args, 4 * pairs * static_cast<double>(q->shape[3]));
   });
 }
@@ -144,23 +177,15 @@ gatun_status gatun_attention_backward(gatun_stream stream, const gatun_tensor* d
     const Operand q = call.source("q", q_, args.q);
     const Operand k = call.source("k", k_, args.k);
     const Operand v = call.source("v", v_, args.v);
-    const Operand lengths = call.optional_source("lengths", chosen.lengths, args.lengths);
-    check_heads(call, q, k, v);
-    check_groups(call, q, k->shape[1]);
+    const double pairs = check_options(call, chosen, q, k, v, lse, args);
     call.same(dq, q);
     call.same(dk, k);
     call.same(dv, v);
     call.same(dout, q);
     call.same(out, q);
-    call.dtype(lse, GATUN_F32);
-    call.rows(lse, q);
-    check_lengths(call, lengths, q->shape[0]);
     call.mask(accumulate, 3);
-    args.causal = chosen.causal != 0;
-    args.scale = scale_or_default(call, chosen.scale, q->shape[3]);
+    args.dq_atomic = chosen.dq_atomic != 0;
     args.accumulate = accumulate;
-    const double pairs = static_cast<double>(q->shape[0] * q->shape[1]) *
-                         visible_pairs(q->shape[2], k->shape[2], args.causal);
     call.submit(args, 10 * pairs * static_cast<double>(q->shape[3]),
                 accumulated(accumulate, 0, args.dq) + accumulated(accumulate, 1, args.dk) +
                     accumulated(accumulate, 2, args.dv));

@@ -107,6 +107,8 @@ struct Case {
   std::vector<int32_t> lengths;  // empty: none
   Layout layout;
   double scale;
+  std::vector<int32_t> q_starts = {}, k_starts = {};  // empty: not packed
+  bool atomic = false;
   std::string text() const {
     char line[200];
     std::snprintf(line, sizeof line, "%s b%d h%d/%d q%d k%d d%d%s layout %d scale %.3g",
@@ -115,12 +117,28 @@ struct Case {
     std::string all = line;
     if (!lengths.empty()) all += " lengths";
     for (int32_t length : lengths) all += " " + std::to_string(length);
-    return all;
+    if (!q_starts.empty()) all += " packed";
+    for (size_t i = 0; i < q_starts.size(); ++i)
+      all += " " + std::to_string(q_starts[i]) + "/" + std::to_string(k_starts[i]);
+    return all + (atomic ? " atomic" : "");
   }
-  int64_t limit(int64_t b, int64_t query) const {
-    int64_t keys_seen = keys;
-    if (!lengths.empty()) keys_seen = std::clamp<int64_t>(lengths[static_cast<size_t>(b)], 0, keys);
-    return causal ? std::clamp<int64_t>(query + keys - queries + 1, 0, keys_seen) : keys_seen;
+  // The keys that a query sees.
+  struct Range {
+    int64_t from, to;
+  };
+  Range seen(int64_t b, int64_t query) const {
+    int64_t there = keys, from = 0, shift = keys - queries;
+    if (!lengths.empty()) there = std::clamp<int64_t>(lengths[static_cast<size_t>(b)], 0, keys);
+    if (!q_starts.empty()) {
+      size_t s = 0;
+      while (s + 1 < q_starts.size() && query >= q_starts[s + 1]) ++s;
+      if (s + 1 == q_starts.size()) return {0, 0};
+      from = k_starts[s];
+      there = k_starts[s + 1] - from;
+      shift = there - (q_starts[s + 1] - q_starts[s]);
+      query -= q_starts[s];
+    }
+    return {from, from + (causal ? std::clamp<int64_t>(query + shift + 1, 0, there) : there)};
   }
 };
 
@@ -160,7 +178,10 @@ struct Problem {
   const Case& c;
   Heads q, k, v, out;
   Heads lse;
-  Device<int32_t> lengths;
+  Device<int32_t> lengths, q_starts, k_starts;
+  Device<uint32_t> taken;
+  Device<FaultRecord> record;
+  Device<float> forward_scratch, backward_scratch;
   std::vector<double> weights;  // [batch][heads][queries][keys]
 
   explicit Problem(const Case& c)
@@ -170,21 +191,42 @@ struct Problem {
         v(c.type, c.batch, c.heads / c.group, c.keys, c.columns, c.layout),
         out(c.type, c.batch, c.heads, c.queries, c.columns, c.layout),
         lse(ElementType::kF32, c.batch, 1, c.heads, c.queries, Layout::kUnaligned),
-        lengths(c.lengths.begin(), c.lengths.end()) {
+        lengths(c.lengths.begin(), c.lengths.end()),
+        q_starts(c.q_starts.begin(), c.q_starts.end()),
+        k_starts(c.k_starts.begin(), c.k_starts.end()),
+        taken(1, 0),
+        record(1, FaultRecord{}) {
     q.random(1);
     k.random(1);
     v.random(1);
   }
-  AttentionShape shape() const {
-    return {c.batch,
-            c.heads,
-            c.group,
-            c.queries,
-            c.keys,
-            c.columns,
-            c.lengths.empty() ? nullptr : lengths.data(),
-            c.causal,
-            static_cast<float>(c.scale)};
+  AttentionShape shape() {
+    AttentionShape shape = {c.batch,
+                            c.heads,
+                            c.group,
+                            c.queries,
+                            c.keys,
+                            c.columns,
+                            c.lengths.empty() ? nullptr : lengths.data(),
+                            c.causal,
+                            static_cast<float>(c.scale),
+                            {}};
+    if (!c.q_starts.empty())
+      shape.packed = {q_starts.data(),
+                      k_starts.data(),
+                      static_cast<int>(c.q_starts.size()) - 1,
+                      {taken.data(), record.data()}};
+    return shape;
+  }
+  // Scratch of so many bytes and a guard behind it.
+  static void* sized(Device<float>& scratch, size_t bytes) {
+    scratch.assign(bytes / sizeof(float) + 1, NAN);
+    scratch.back() = 12345.f;
+    return scratch.data();
+  }
+  void compare_guard(const Device<float>& scratch) {
+    ++checks;
+    if (scratch.back() != 12345.f) fail(c, "wrote beyond its scratch");
   }
   AttentionForward forward() {
     return {shape(),
@@ -192,22 +234,27 @@ struct Problem {
             k.view(),
             v.view(),
             out.view(),
-            {reinterpret_cast<float*>(lse.bytes() + lse.start), lse.batch_stride, lse.row_stride}};
+            {reinterpret_cast<float*>(lse.bytes() + lse.start), lse.batch_stride, lse.row_stride},
+            sized(forward_scratch, attention_forward_scratch_bytes(shape()))};
   }
-  // Overwrites; `statistics` has attention_backward_scratch_bytes().
-  AttentionBackward backward(Heads& dq, Heads& dk, Heads& dv, Heads& dout, float* statistics) {
+  // Overwrites. `missing`: bits of the destinations that are not wanted.
+  AttentionBackward backward(Heads& dq, Heads& dk, Heads& dv, Heads& dout, unsigned missing = 0) {
     AttentionBackward p = {};
     p.shape = shape();
     p.dq = dq.view();
     p.dk = dk.view();
     p.dv = dv.view();
+    HeadRows* const to[3] = {&p.dq, &p.dk, &p.dv};
+    for (int i = 0; i < 3; ++i)
+      if (missing >> i & 1) to[i]->data = nullptr;
     p.dout = dout.view();
     p.out = out.view();
     p.q = q.view();
     p.k = k.view();
     p.v = v.view();
     p.lse = forward().lse;
-    p.statistics = statistics;
+    p.dq_atomic = c.atomic;
+    p.scratch = sized(backward_scratch, attention_backward_scratch_bytes(c.type, p));
     return p;
   }
   size_t row(int64_t b, int64_t h, int64_t i) const {
@@ -229,10 +276,10 @@ struct Problem {
                    values = v.head(b, h / c.group);
         const auto d = static_cast<size_t>(c.columns);
         for (int64_t i = 0; i < c.queries; ++i) {
-          const int64_t seen = c.limit(b, i);
+          const auto [from, to] = c.seen(b, i);
           double* const p = weight_row(b, h, i);
           double peak = -INFINITY, mass = 0, size = 0;
-          for (int64_t j = 0; j < seen; ++j) {
+          for (int64_t j = from; j < to; ++j) {
             double s = 0, terms = 0;
             for (size_t e = 0; e < d; ++e) {
               const double term = queries[static_cast<size_t>(i) * d + e] *
@@ -244,16 +291,16 @@ struct Problem {
             size = std::max(size, terms);
             peak = std::max(peak, s);
           }
-          for (int64_t j = 0; j < seen; ++j) mass += p[j] = std::exp(p[j] - peak);
-          for (int64_t j = 0; j < seen; ++j) p[j] /= mass;
+          for (int64_t j = from; j < to; ++j) mass += p[j] = std::exp(p[j] - peak);
+          for (int64_t j = from; j < to; ++j) p[j] /= mass;
           // scores are f32 sums of such terms, weights are rounded to the type
           const double score_error = 0x1p-22 * (size + 4);
           check(c, "lse", b, h, i, 0, lse.get(b, 0, h, i),
-                seen == 0 ? -INFINITY : peak + std::log(mass),
+                from == to ? -INFINITY : peak + std::log(mass),
                 2 * score_error + 0x1p-22 * std::fabs(peak), lse_reported);
           for (int64_t e = 0; e < c.columns; ++e) {
             double wanted = 0, terms = 0;
-            for (int64_t j = 0; j < seen; ++j) {
+            for (int64_t j = from; j < to; ++j) {
               const double value = values[static_cast<size_t>(j) * d + static_cast<size_t>(e)];
               wanted += p[j] * value;
               terms += p[j] * std::fabs(value);
@@ -284,12 +331,7 @@ void compare_backward(Problem& problem, unsigned add, unsigned missing) {
       d[i].each([&](int64_t b, int64_t h, int64_t r, int64_t e) { d[i].set(b, h, r, e, NAN); });
     before[i] = d[i].outside();
   }
-  const size_t scratch = attention_backward_scratch_bytes(problem.shape()) / sizeof(float);
-  Device<float> statistics(scratch + 4, 12345.f);
-  AttentionBackward p = problem.backward(d[0], d[1], d[2], dout, statistics.data());
-  HeadRows* const to[3] = {&p.dq, &p.dk, &p.dv};
-  for (int i = 0; i < 3; ++i)
-    if (missing >> i & 1) to[i]->data = nullptr;
+  AttentionBackward p = problem.backward(d[0], d[1], d[2], dout, missing);
   p.add_dq = add & 1;
   p.add_dk = add >> 1 & 1;
   p.add_dv = add >> 2 & 1;
@@ -301,8 +343,7 @@ void compare_backward(Problem& problem, unsigned add, unsigned missing) {
     terms[i].assign(wanted[i].size(), 0);
   }
   if (!ran(c, "backward", attention_backward(nullptr, c.type, p))) return;
-  ++checks;
-  if (statistics[scratch] != 12345.f) fail(c, "wrote beyond its scratch");
+  problem.compare_guard(problem.backward_scratch);
 
   const auto width = static_cast<size_t>(c.columns);
   const double eps = precision_of(c.type);
@@ -321,7 +362,8 @@ void compare_backward(Problem& problem, unsigned add, unsigned missing) {
           delta += g[row + e] * o[row + e];
           delta_terms += std::fabs(g[row + e] * o[row + e]);
         }
-        for (int64_t j = 0; j < c.limit(b, i); ++j) {
+        const auto [from, to] = c.seen(b, i);
+        for (int64_t j = from; j < to; ++j) {
           const size_t at = static_cast<size_t>(j) * width;
           double dp = 0, dp_terms = 0;
           for (size_t e = 0; e < width; ++e) {
@@ -364,10 +406,13 @@ void run(const Case& c) {
   const auto out_before = problem.out.outside(), lse_before = problem.lse.outside();
   if (!ran(c, "forward", attention_forward(nullptr, c.type, problem.forward()))) return;
   problem.compare_forward();
+  problem.compare_guard(problem.forward_scratch);
   unchanged(c, "out", problem.out, out_before);
   unchanged(c, "lse", problem.lse, lse_before);
   const unsigned add = generator() % 8, missing = generator() % 4 ? 0 : generator() % 7;
   compare_backward(problem, add, missing);
+  ++checks;
+  if (problem.record[0].kind != FaultKind::kNone) fail(c, "a fault was reported");
 }
 
 // ---- decode ----
@@ -562,6 +607,20 @@ void faults() {
 
 int pick(std::initializer_list<int> of) { return of.begin()[generator() % of.size()]; }
 
+// So many sequences instead of a batch, and some rows behind them.
+void pack(Case& c, int sequences) {
+  c.batch = 1;
+  c.lengths.clear();
+  c.q_starts = c.k_starts = {0};
+  for (int s = 0; s < sequences; ++s) {
+    const int queries = sequences > 30 ? pick({0, 1, 7}) : pick({0, 1, 31, 64, 100, 129});
+    c.q_starts.push_back(c.q_starts.back() + queries);
+    c.k_starts.push_back(c.k_starts.back() + (generator() % 2 ? queries : pick({0, 1, 5, 65})));
+  }
+  c.queries = c.q_starts.back() + pick({0, 0, 3, 70});
+  c.keys = c.k_starts.back() + pick({0, 0, 3, 70});
+}
+
 Case some_case(ElementType type) {
   Case c;
   c.type = type;
@@ -577,6 +636,8 @@ Case some_case(ElementType type) {
       c.lengths.push_back(pick({-1, 0, 1, c.keys / 2, c.keys - 1, c.keys, c.keys + 5}));
   c.layout = static_cast<Layout>(generator() % 3);
   c.scale = generator() % 8 == 0 ? -0.3 : 1 / std::sqrt(static_cast<double>(c.columns));
+  c.atomic = generator() % 3 == 0;
+  if (generator() % 3 == 0) pack(c, pick({0, 1, 2, 5, 5, 40}));
   return c;
 }
 
@@ -619,8 +680,8 @@ int64_t pairs(int64_t own, int each, int64_t other, int passing, Seen seen) {
 // memory without conflicts.
 template <int kWidth>
 void traffic(int tokens, bool causal) {
-  const Case c = {ElementType::kBf16,  1,    2, 1, tokens, tokens, kWidth, causal, {},
-                  Layout::kContiguous, 0.125};
+  Case c = {ElementType::kBf16,  1,    2, 1, tokens, tokens, kWidth, causal, {},
+            Layout::kContiguous, 0.125};
   Problem problem(c);
   simt::count_memory(true);
   simt::reset_counters();
@@ -671,6 +732,32 @@ void traffic(int tokens, bool causal) {
   expect(c, "bytes stored by backward_queries", queries.store.bytes, c.heads * tokens * row);
   no_conflicts(c, keys);
   no_conflicts(c, queries);
+
+  // atomic: five products, and f32 sums of each tile that passes a block of keys
+  if (kWidth > kAttentionAtomicColumns) return;
+  c.atomic = true;
+  simt::count_memory(true);
+  simt::reset_counters();
+  compare_backward(problem, 0, 0);
+  const simt::Counters all = counters_of("attention_backward_keys_atomic");
+  const simt::Counters dq = counters_of("attention_backward_dq");
+  const simt::Counters rows = counters_of("attention_backward_rows");
+  simt::count_memory(false);
+  expect(c, "launches of backward_queries", counters_of("attention_backward_queries").launches, 0);
+  expect(c, "mma of backward_keys, atomic", all.mma,
+         5 * products(pairs(tokens, kKeys.strips * 16, tokens, kKeys.other, seen)));
+  expect(c, "bytes loaded by backward_keys, atomic", all.copy_load.bytes, keys.copy_load.bytes);
+  expect(c, "bytes stored by backward_keys, atomic", all.store.bytes, keys.store.bytes);
+  expect(
+      c, "bytes of atomic additions", all.atomic.bytes,
+      c.heads * kWidth * 4 * (pairs(tokens, kKeys.rows, tokens, kKeys.other, seen) / kKeys.rows));
+  expect(c, "sectors of atomic additions", all.atomic.sectors * 32, all.atomic.bytes);
+  no_conflicts(c, all);
+  expect(c, "bytes loaded by backward_dq", dq.load.bytes, c.heads * tokens * kWidth * 4);
+  expect(c, "sectors loaded by backward_dq", dq.load.sectors * 32, dq.load.bytes);
+  expect(c, "bytes stored by backward_dq", dq.store.bytes, c.heads * tokens * row);
+  expect(c, "sectors stored by backward_dq", dq.store.sectors * 32, dq.store.bytes);
+  expect(c, "bytes zeroed by backward_rows", rows.store.bytes, c.heads * tokens * kWidth * 4);
 }
 
 // Each key and value of a row once, whatever the splits.
@@ -707,8 +794,7 @@ void decode_traffic() {
 // ---- the same bits, and NaNs that stay where they are ----
 
 // The bytes that a run of everything leaves.
-std::vector<char> all_results(ElementType type) {
-  const Case c = {type, 2, 4, 2, 65, 130, 64, true, {130, 77}, Layout::kInterleaved, 0.125};
+std::vector<char> all_results(const Case& c) {
   const unsigned state = seed + 7;
   generator.seed(state);
   Problem problem(c);
@@ -721,21 +807,21 @@ std::vector<char> all_results(ElementType type) {
   keep(problem.out);
   keep(problem.lse);
   Heads dout = problem.q, dq = problem.q, dk = problem.k, dv = problem.v;
-  Device<float> statistics(attention_backward_scratch_bytes(problem.shape()) / sizeof(float));
-  const AttentionBackward p = problem.backward(dq, dk, dv, dout, statistics.data());
+  const AttentionBackward p = problem.backward(dq, dk, dv, dout);
   if (!ran(c, "backward", attention_backward(nullptr, c.type, p))) return bytes;
   for (Heads* heads : {&dq, &dk, &dv}) keep(*heads);
   return bytes;
 }
 
-void same_bits(ElementType type) {
-  const Case c = {type, 2, 4, 2, 65, 130, 64, true, {130, 77}, Layout::kInterleaved, 0.125};
+void same_bits(ElementType type, bool packed) {
+  Case c = {type, 2, 4, 2, 65, 130, 64, true, {130, 77}, Layout::kInterleaved, 0.125};
+  if (packed) pack(c, 5);
   const simt::Options before = simt::options();
-  const std::vector<char> first = all_results(type);
+  const std::vector<char> first = all_results(c);
   for (int i = 0; i < 20; ++i) {
     simt::set_options({static_cast<simt::Order>(i % 3), seed + static_cast<unsigned>(i)});
     ++checks;
-    if (all_results(type) != first) fail(c, "other bits in run " + std::to_string(i));
+    if (all_results(c) != first) fail(c, "other bits in run " + std::to_string(i));
   }
   simt::set_options(before);
 }
@@ -760,8 +846,7 @@ void nan_stays(ElementType type) {
   Heads dout(type, c.batch, c.heads, c.queries, c.columns, c.layout), dq = dout;
   Heads dk(type, c.batch, c.heads / c.group, c.keys, c.columns, c.layout), dv = dk;
   dout.random(1);
-  Device<float> statistics(attention_backward_scratch_bytes(problem.shape()) / sizeof(float));
-  const AttentionBackward p = problem.backward(dq, dk, dv, dout, statistics.data());
+  const AttentionBackward p = problem.backward(dq, dk, dv, dout);
   if (!ran(c, "backward", attention_backward(nullptr, c.type, p))) return;
   int64_t wrong = 0;
   for (Heads* heads : {&problem.out, &dq})
@@ -776,6 +861,99 @@ void nan_stays(ElementType type) {
       if (b == 1 && r >= 70) wrong += heads->get(b, h, r, e) != 0;
     });
   expect(c, "NaNs that spread or vanished", wrong, 0);
+}
+
+// ---- packed sequences ----
+
+// All of one sequence is NaN: its results are, nobody else's. Rows that belong to no sequence see
+// nothing, whatever is in them.
+void nan_stays_packed(ElementType type, bool atomic) {
+  Case c = {type, 1, 4, 2, 0, 0, 64, true, {}, Layout::kContiguous, 0.125};
+  c.q_starts = {0, 30, 37, 100};
+  c.k_starts = {0, 40, 47, 110};
+  c.queries = 111;
+  c.keys = 120;
+  c.atomic = atomic;
+  Problem problem(c);
+  Heads dout(type, 1, c.heads, c.queries, c.columns, c.layout), dq = dout;
+  Heads dk(type, 1, c.heads / c.group, c.keys, c.columns, c.layout), dv = dk;
+  dout.random(1);
+  const auto poisoned = [](int64_t r, int from, int to, int end) {
+    return (r >= from && r < to) || r >= end;
+  };
+  for (Heads* heads : {&problem.q, &dout})
+    heads->each([&](int64_t b, int64_t h, int64_t r, int64_t e) {
+      if (poisoned(r, 30, 37, 100)) heads->set(b, h, r, e, NAN);
+    });
+  for (Heads* heads : {&problem.k, &problem.v})
+    heads->each([&](int64_t b, int64_t h, int64_t r, int64_t e) {
+      if (poisoned(r, 40, 47, 110)) heads->set(b, h, r, e, NAN);
+    });
+  if (!ran(c, "forward", attention_forward(nullptr, c.type, problem.forward()))) return;
+  const AttentionBackward p = problem.backward(dq, dk, dv, dout);
+  if (!ran(c, "backward", attention_backward(nullptr, c.type, p))) return;
+  int64_t wrong = 0;
+  const auto count = [&](Heads& heads, int from, int to, int end) {
+    heads.each([&](int64_t b, int64_t h, int64_t r, int64_t e) {
+      const double had = heads.get(b, h, r, e);
+      wrong += r >= end ? had != 0 : std::isnan(had) != (r >= from && r < to);
+    });
+  };
+  count(problem.out, 30, 37, 100);
+  count(dq, 30, 37, 100);
+  count(dk, 40, 47, 110);
+  count(dv, 40, 47, 110);
+  for (int64_t h = 0; h < c.heads; ++h)
+    for (int64_t r = 100; r < c.queries; ++r) wrong += problem.lse.get(0, 0, h, r) != -INFINITY;
+  expect(c, "packed: NaNs that spread or vanished", wrong, 0);
+}
+
+// Starts that do not ascend from 0 to the rows at most are put right, and the first is reported.
+void wrong_starts(ElementType type) {
+  struct Wrong {
+    std::vector<int32_t> q, k, right_q, right_k;
+    FaultKind kind;
+    int64_t value[4];
+  };
+  constexpr FaultKind kQ = FaultKind::kAttentionQueryStart, kK = FaultKind::kAttentionKeyStart;
+  for (const Wrong& wrong :
+       {Wrong{
+            {0, 20, 10, 50}, {0, 9, 10, 60}, {0, 20, 20, 50}, {0, 9, 10, 60}, kQ, {2, 10, 20, 50}},
+        Wrong{
+            {0, 20, 30, 51}, {0, 9, 10, 60}, {0, 20, 30, 50}, {0, 9, 10, 60}, kQ, {3, 51, 30, 50}},
+        Wrong{{1, 20, 30, 50}, {0, 9, 10, 60}, {0, 20, 30, 50}, {0, 9, 10, 60}, kQ, {0, 1, 0, 0}},
+        Wrong{{-7, 20, 30, 50}, {0, 9, 10, 60}, {0, 20, 30, 50}, {0, 9, 10, 60}, kQ, {0, -7, 0, 0}},
+        Wrong{
+            {0, 20, 30, 40}, {0, 70, -5, 60}, {0, 20, 30, 40}, {0, 60, 60, 60}, kK, {1, 70, 0, 60}},
+        Wrong{{0, INT32_MIN, INT32_MAX, 3},
+              {0, 9, 10, 60},
+              {0, 0, 50, 50},
+              {0, 9, 10, 60},
+              kQ,
+              {1, INT32_MIN, 0, 50}}}) {
+    Case c = {type, 1, 2, 1, 50, 60, 32, true, {}, Layout::kContiguous, 0.2};
+    c.q_starts = wrong.right_q;
+    c.k_starts = wrong.right_k;
+    Problem problem(c);
+    std::copy(wrong.q.begin(), wrong.q.end(), problem.q_starts.begin());
+    std::copy(wrong.k.begin(), wrong.k.end(), problem.k_starts.begin());
+    if (!ran(c, "forward", attention_forward(nullptr, c.type, problem.forward()))) continue;
+    problem.compare_forward();
+    const auto reported = [&](const char* what) {
+      const FaultRecord& had = problem.record[0];
+      ++checks;
+      if (had.kind != wrong.kind || !std::equal(wrong.value, wrong.value + 4, had.value))
+        fail(c, std::string(what) + ": another fault, of kind " +
+                    std::to_string(static_cast<int>(had.kind)) + " with " +
+                    std::to_string(had.value[0]) + ", " + std::to_string(had.value[1]) + ", " +
+                    std::to_string(had.value[2]) + ", " + std::to_string(had.value[3]));
+      problem.record[0] = {};
+      problem.taken[0] = 0;
+    };
+    reported("forward");
+    compare_backward(problem, 0, 0);
+    reported("backward");
+  }
 }
 
 // ---- far apart ----
@@ -813,14 +991,18 @@ struct FarHeads {
 };
 
 // The same bits as with rows side by side.
-void far_apart(ElementType type) {
-  const Case c = {type, 2, 2, 2, 5, 40, 32, true, {}, Layout::kContiguous, 0.2};
+void far_apart(ElementType type, bool packed) {
+  Case c = {type, 2, 2, 2, 5, 40, 32, true, {}, Layout::kContiguous, 0.2};
+  if (packed) {
+    c.batch = 1;
+    c.q_starts = {0, 2, 5};
+    c.k_starts = {0, 30, 40};
+  }
   Problem problem(c);
   Heads dout(type, c.batch, c.heads, c.queries, c.columns, c.layout), dq = dout;
   Heads dk(type, c.batch, c.heads / c.group, c.keys, c.columns, c.layout), dv = dk;
   dout.random(1);
-  Device<float> statistics(attention_backward_scratch_bytes(problem.shape()) / sizeof(float));
-  const AttentionBackward p = problem.backward(dq, dk, dv, dout, statistics.data());
+  const AttentionBackward p = problem.backward(dq, dk, dv, dout);
   const FarHeads q(problem.q), k(problem.k), v(problem.v), out(problem.out), far_dout(dout),
       far_dq(dq), far_dk(dk), far_dv(dv);
   if (q.memory == nullptr || out.memory == nullptr || far_dv.memory == nullptr)
@@ -828,8 +1010,8 @@ void far_apart(ElementType type) {
   if (!ran(c, "forward", attention_forward(nullptr, type, problem.forward())) ||
       !ran(c, "backward", attention_backward(nullptr, type, p)))
     return;
-  const AttentionForward far_forward = {problem.shape(), q.view(),   k.view(),
-                                        v.view(),        out.view(), p.lse};
+  const AttentionForward far_forward = {problem.shape(), q.view(), k.view(), v.view(),
+                                        out.view(),      p.lse,    p.scratch};
   AttentionBackward far_backward = p;
   far_backward.dq = far_dq.view();
   far_backward.dk = far_dk.view();
@@ -844,6 +1026,7 @@ void far_apart(ElementType type) {
     return;
   expect(c, "far apart: tensors that are the same",
          out.same() + far_dq.same() + far_dk.same() + far_dv.same(), 4);
+  if (packed) return;
 
   // a cache of two pages of 20 slots a row
   Heads pages(type, 4, 1, 20, c.columns, c.layout);
@@ -938,17 +1121,22 @@ int main(int argc, char** argv) {
         if (argc > 2 && failures > 0) return 1;
       }
     faults();
-    for (ElementType type : {ElementType::kF32, ElementType::kF16, ElementType::kBf16})
+    for (ElementType type : {ElementType::kF32, ElementType::kF16, ElementType::kBf16}) {
       nan_stays(type);
+      for (bool atomic : {false, true}) nan_stays_packed(type, atomic);
+      wrong_starts(type);
+    }
   }
-  for (ElementType type : {ElementType::kF32, ElementType::kBf16}) same_bits(type);
+  for (ElementType type : {ElementType::kF32, ElementType::kBf16})
+    for (bool packed : {false, true}) same_bits(type, packed);
   traffic<64>(256, true);
   traffic<128>(256, true);
   traffic<32>(128, false);
   traffic<96>(128, true);
   traffic<256>(128, true);
   decode_traffic();
-  for (ElementType type : {ElementType::kF32, ElementType::kBf16}) far_apart(type);
+  for (ElementType type : {ElementType::kF32, ElementType::kBf16})
+    for (bool packed : {false, true}) far_apart(type, packed);
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

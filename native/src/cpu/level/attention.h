@@ -8,11 +8,13 @@
 #include <cstdint>
 #include <limits>
 #include <type_traits>
+#include <vector>
 
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
 
+#include "core/backend.h"
 #include "cpu/level/gemm.h"
 #include "cpu/level/vec.h"
 #include "ops/args.h"
@@ -247,10 +249,99 @@ inline int thread_number() {
 #endif
 }
 
-inline int64_t visible_keys(const View& lengths, int64_t batch, int64_t keys) {
-  if (!lengths) return keys;
-  const int64_t length = lengths.as<int32_t>()[batch * lengths.step(0)];
-  return std::clamp<int64_t>(length, 0, keys);
+// A row of the batch, or a stretch of the only one: where its rows begin and how many there are.
+struct Sequence {
+  int64_t batch, first_query, queries, first_key, keys;
+  int64_t visible;  // keys, from the first on
+};
+
+// The sequences of an op. Packed ones have starts, which are put right and reported where they do
+// not ascend from 0 to the number of rows at most; the rows behind them are one more sequence, of
+// which nothing is visible.
+class Sequences {
+ public:
+  template <typename Op>
+  Sequences(Context& context, const Op& op)
+      : lengths_(op.lengths),
+        count_(op.q.shape[0]),
+        queries_(op.q.shape[2]),
+        keys_(op.k.shape[2]),
+        longest_keys_(keys_) {
+    if (!op.q_starts) return;
+    q_starts_ = right(context, "q_starts", op.q_starts, queries_);
+    k_starts_ = right(context, "k_starts", op.k_starts, keys_);
+    count_ = op.q_starts.shape[0];
+    longest_keys_ = 0;
+    for (int64_t s = 0; s < count_; ++s)
+      longest_keys_ = std::max(longest_keys_, k_starts_[s + 1] - k_starts_[s]);
+  }
+
+  int64_t count() const { return count_; }
+  int64_t longest_keys() const { return longest_keys_; }
+
+  Sequence operator[](int64_t s) const {
+    if (!packed()) {
+      const int64_t visible =
+          lengths_ ? std::clamp<int64_t>(lengths_.as<int32_t>()[s * lengths_.step(0)], 0, keys_)
+                   : keys_;
+      return {s, 0, queries_, 0, keys_, visible};
+    }
+    const int64_t keys = k_starts_[s + 1] - k_starts_[s];
+    return {0,
+            q_starts_[s],
+            q_starts_[s + 1] - q_starts_[s],
+            k_starts_[s],
+            keys,
+            s == count_ - 1 ? 0 : keys};
+  }
+
+  // Blocks of so many queries of a head of one row of the batch, each of one sequence. Packed,
+  // sequence s has those from its start / rows + s on, which are enough.
+  int64_t blocks(int64_t rows) const {
+    return packed() ? queries_ / rows + count_ : (queries_ + rows - 1) / rows;
+  }
+  struct Block {
+    Sequence sequence;
+    int64_t first;  // query; maybe beyond the last
+  };
+  Block block(int64_t batch, int64_t number, int64_t rows) const {
+    if (!packed()) return {(*this)[batch], number * rows};
+    int64_t low = 0, high = count_;  // the last one whose blocks begin at `number` or before
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (q_starts_[middle] / rows + middle <= number ? low : high) = middle;
+    }
+    return {(*this)[low], (number - q_starts_[low] / rows - low) * rows};
+  }
+
+ private:
+  bool packed() const { return !q_starts_.empty(); }
+
+  static std::vector<int64_t> right(Context& context, const char* name, const View& starts,
+                                    int64_t rows) {
+    std::vector<int64_t> all;
+    for (int64_t s = 0, least = 0; s < starts.shape[0]; ++s) {
+      const int64_t start = starts.as<int32_t>()[s * starts.step(0)], most = s == 0 ? 0 : rows;
+      if (start < least || start > most)
+        context.fault(GATUN_OUT_OF_RANGE, "attention",
+                      "%s[%lld] is %lld, wanted %lld to %lld: starts ascend from 0 and end within "
+                      "the rows",
+                      name, static_cast<long long>(s), static_cast<long long>(start),
+                      static_cast<long long>(least), static_cast<long long>(most));
+      all.push_back(least = std::clamp(start, least, most));
+    }
+    all.push_back(rows);
+    return all;
+  }
+
+  View lengths_;
+  int64_t count_, queries_, keys_, longest_keys_;
+  std::vector<int64_t> q_starts_, k_starts_;  // empty: not packed
+};
+
+template <typename T>
+T* head_of(const View& view, int64_t b, int64_t h, int64_t row) {
+  return view.as<T>() + b * view.stride[0] + h * view.stride[1] + row * view.stride[2];
 }
 
 inline double scale_of(float scale, int64_t columns) {

@@ -1,4 +1,4 @@
-// attention_backward: a task is one key/value head of one batch row, or a span of its keys where
+// attention_backward: a task is one key/value head of one sequence, or a span of its keys where
 // there are fewer heads than threads. It owns dk and dv of its keys; dq is its own too, or, with
 // spans, a partial that a second loop adds up in the order of the spans. So no sum depends on
 // timing.
@@ -40,11 +40,6 @@ struct BackwardScratch {
     return carver.used();
   }
 };
-
-template <typename T>
-T* head_of(const View& view, int64_t b, int64_t h) {
-  return view.as<T>() + b * view.stride[0] + h * view.stride[1];
-}
 
 // The rows of one tensor of gradients [rows, columns] (+)= factor * sums.
 template <typename T>
@@ -107,9 +102,11 @@ void differentiate(float* weights, float* dscores, int height, int64_t key, int 
 
 template <typename T>
 void backward(Context& context, const AttentionBackward& op) {
-  const int64_t batches = op.q.shape[0], heads = op.q.shape[1], queries = op.q.shape[2];
-  const int64_t columns = op.q.shape[3], kv_heads = op.k.shape[1], keys = op.k.shape[2];
+  const int64_t batches = op.q.shape[0], heads = op.q.shape[1], all_queries = op.q.shape[2];
+  const int64_t columns = op.q.shape[3], kv_heads = op.k.shape[1];
   if (batches * columns * kv_heads == 0) return;
+  const Sequences sequences(context, op);
+  const int64_t most_keys = sequences.longest_keys();
   const int64_t padded = round_up(columns, kLanes);
   const int wide = static_cast<int>(padded / kLanes);
   const int64_t group = heads / kv_heads;
@@ -120,20 +117,20 @@ void backward(Context& context, const AttentionBackward& op) {
   const bool wants_dv = static_cast<bool>(op.dv);
 
   const double work = 2.0 * static_cast<double>(batches * heads * columns) *
-                      static_cast<double>(queries) * static_cast<double>(keys);
+                      static_cast<double>(all_queries) * static_cast<double>(op.k.shape[2]);
   const int most_threads = work < kParallelWork ? 1 : context.threads;
   // Spans are worth their partials only where heads alone leave threads idle.
-  const int64_t all_heads = batches * kv_heads;
+  const int64_t all_heads = sequences.count() * kv_heads;
   int64_t spans = 1;
   if (most_threads > 1 && all_heads < 2 * most_threads && all_heads % most_threads != 0) {
-    spans = std::min((4 * most_threads + all_heads - 1) / all_heads, keys / (2 * kKeys));
+    spans = std::min((4 * most_threads + all_heads - 1) / all_heads, most_keys / (2 * kKeys));
     spans = std::max<int64_t>(spans, 1);
   }
-  const int64_t span = std::max<int64_t>(round_up((keys + spans - 1) / spans, kKeys), kKeys);
+  const int64_t span = std::max<int64_t>(round_up((most_keys + spans - 1) / spans, kKeys), kKeys);
   const int64_t tasks = all_heads * spans;
   const int threads = tasks == 1 ? 1 : most_threads;
-  const int64_t floats = BackwardScratch::floats(columns, std::min(span, keys));
-  const int64_t partial = spans > 1 && wants_dq ? batches * heads * queries * padded : 0;
+  const int64_t floats = BackwardScratch::floats(columns, std::min(span, most_keys));
+  const int64_t partial = spans > 1 && wants_dq ? batches * heads * all_queries * padded : 0;
   auto* const partials = static_cast<float*>(
       context.workspace(static_cast<size_t>(partial * spans + floats * threads) * sizeof(float)));
   float* const workspace = partials + partial * spans;
@@ -141,21 +138,23 @@ void backward(Context& context, const AttentionBackward& op) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t task = 0; task < tasks; ++task) {
     const int64_t part = task % spans;
-    const int64_t kv = task / spans % kv_heads, b = task / spans / kv_heads;
+    const int64_t kv = task / spans % kv_heads;
+    const auto [b, first_query, queries, first_key, keys, visible] =
+        sequences[task / spans / kv_heads];
     Carver carver(workspace + floats * thread_number());
-    const BackwardScratch scratch(carver, columns, std::min(span, keys));
-    const int64_t visible = visible_keys(op.lengths, b, keys);
+    const BackwardScratch scratch(carver, columns, std::min(span, most_keys));
     const int64_t from = std::min(part * span, keys), to = std::min(from + span, keys);
-    const T* const k = head_of<T>(op.k, b, kv);
-    const T* const v = head_of<T>(op.v, b, kv);
+    const T* const k = head_of<T>(op.k, b, kv, first_key);
+    const T* const v = head_of<T>(op.v, b, kv, first_key);
     if (wants_dk) std::memset(scratch.dk, 0, sizeof(float) * (to - from) * padded);
     if (wants_dv) std::memset(scratch.dv, 0, sizeof(float) * (to - from) * padded);
 
     for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
-      const T* const q = head_of<T>(op.q, b, h);
-      const T* const dout = head_of<T>(op.dout, b, h);
-      const T* const out = head_of<T>(op.out, b, h);
-      const float* const lse = op.lse.as<float>() + b * op.lse.stride[0] + h * op.lse.stride[1];
+      const T* const q = head_of<T>(op.q, b, h, first_query);
+      const T* const dout = head_of<T>(op.dout, b, h, first_query);
+      const T* const out = head_of<T>(op.out, b, h, first_query);
+      const float* const lse =
+          op.lse.as<float>() + b * op.lse.stride[0] + h * op.lse.stride[1] + first_query;
       for (int64_t first = 0; first < queries; first += kQueries) {
         const int rows = static_cast<int>(std::min<int64_t>(kQueries, queries - first));
         const int vectors = (rows + kLanes - 1) / kLanes;
@@ -238,23 +237,24 @@ void backward(Context& context, const AttentionBackward& op) {
         }
         if (!wants_dq) continue;
         if (spans == 1)
-          write_rows(head_of<T>(op.dq, b, h) + first * op.dq.stride[2], op.dq.stride[2], scratch.dq,
+          write_rows(head_of<T>(op.dq, b, h, first_query + first), op.dq.stride[2], scratch.dq,
                      padded, rows, columns, scale, adds(op.accumulate, 0));
         else
-          std::memcpy(partials + part * partial + ((b * heads + h) * queries + first) * padded,
+          std::memcpy(partials + part * partial +
+                          ((b * heads + h) * all_queries + first_query + first) * padded,
                       scratch.dq, sizeof(float) * rows * padded);
       }
     }
     if (wants_dk)
-      write_rows(head_of<T>(op.dk, b, kv) + from * op.dk.stride[2], op.dk.stride[2], scratch.dk,
-                 padded, to - from, columns, scale, adds(op.accumulate, 1));
+      write_rows(head_of<T>(op.dk, b, kv, first_key + from), op.dk.stride[2], scratch.dk, padded,
+                 to - from, columns, scale, adds(op.accumulate, 1));
     if (wants_dv)
-      write_rows(head_of<T>(op.dv, b, kv) + from * op.dv.stride[2], op.dv.stride[2], scratch.dv,
-                 padded, to - from, columns, 1.f, adds(op.accumulate, 2));
+      write_rows(head_of<T>(op.dv, b, kv, first_key + from), op.dv.stride[2], scratch.dv, padded,
+                 to - from, columns, 1.f, adds(op.accumulate, 2));
   }
 
   if (partial == 0) return;
-  const int64_t rows = batches * heads * queries;
+  const int64_t rows = batches * heads * all_queries;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t row = 0; row < rows; ++row) {
     float* const total = partials + row * padded;
@@ -263,9 +263,9 @@ void backward(Context& context, const AttentionBackward& op) {
       for (int64_t d = 0; d < padded; d += kLanes)
         store(total + d, load(total + d) + load(more + d));
     }
-    const int64_t i = row % queries, h = row / queries % heads, b = row / queries / heads;
-    write_rows(head_of<T>(op.dq, b, h) + i * op.dq.stride[2], op.dq.stride[2], total, padded, 1,
-               columns, scale, adds(op.accumulate, 0));
+    const int64_t i = row % all_queries, h = row / all_queries % heads;
+    write_rows(head_of<T>(op.dq, row / all_queries / heads, h, i), op.dq.stride[2], total, padded,
+               1, columns, scale, adds(op.accumulate, 0));
   }
 }
 

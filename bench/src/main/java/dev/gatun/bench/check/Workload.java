@@ -1,6 +1,7 @@
 package dev.gatun.bench.check;
 
 import dev.gatun.kernels.AdamW;
+import dev.gatun.kernels.Attention;
 import dev.gatun.kernels.CrossEntropy;
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
@@ -70,8 +71,10 @@ record Workload(
         for (int t : times) {
             // 16k tokens in all, as the papers do
             int batch = gpu ? 16384 / t : 1;
-            all.add(attention(batch, gpu ? 16 : 2, t, 128, false));
-            all.add(attention(batch, gpu ? 16 : 2, t, 128, true));
+            int heads = gpu ? 16 : 2;
+            all.add(attention("forward", batch, heads, t, 128));
+            all.add(attention("backward", batch, heads, t, 128));
+            all.add(attention("backward dq_atomic", batch, heads, t, 128));
         }
         all.add(
                 gpu
@@ -110,11 +113,15 @@ record Workload(
                 false);
     }
 
-    private static Workload attention(long b, long h, long t, long width, boolean backward) {
+    private static Workload attention(String pass, long b, long h, long t, long width) {
+        boolean backward = !pass.equals("forward");
+        Attention.Options options =
+                pass.endsWith("dq_atomic")
+                        ? Attention.Options.DQ_ATOMIC
+                        : Attention.Options.DEFAULT;
         double forward = 4.0 * b * h * t * t * width / 2;
         return new Workload(
-                "attention_%s bf16 causal B=%d H=%d T=%d D=%d"
-                        .formatted(pass(backward), b, h, t, width),
+                "attention_%s bf16 causal B=%d H=%d T=%d D=%d".formatted(pass, b, h, t, width),
                 "attention_" + pass(backward),
                 (backward ? 8.0 : 4.0) * b * h * t * width * 2,
                 backward ? 2.5 * forward : forward,
@@ -123,7 +130,7 @@ record Workload(
                                 random(device, DType.BF16, random, b, h, t, width),
                                 random(device, DType.BF16, random, b, h, t, width),
                                 random(device, DType.BF16, random, b, h, t, width)),
-                (ops, in) -> ops.attention(in.get(0), in.get(1), in.get(2), Mask.CAUSAL),
+                (ops, in) -> ops.attention(in.get(0), in.get(1), in.get(2), Mask.CAUSAL, options),
                 backward);
     }
 

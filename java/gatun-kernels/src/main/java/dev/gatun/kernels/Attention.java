@@ -20,11 +20,23 @@ public final class Attention {
     private Attention() {}
 
     /**
-     * Attention of q over k and v.
+     * How attention is taken.
      *
      * @param scale on the scores; 0 means 1 / √D
+     * @param dqAtomic the gradient of q is added up by atomic additions in any order, on cuda in 16
+     *     bits with D &le; 128: faster, but not the same bits every time
      */
-    public static Tensor forward(Ops ops, Tensor q, Tensor k, Tensor v, Mask mask, double scale) {
+    public record Options(double scale, boolean dqAtomic) {
+        /** 1 / √D, and the same bits every time. */
+        public static final Options DEFAULT = new Options(0, false);
+
+        /** 1 / √D, and atomic additions to the gradient of q. */
+        public static final Options DQ_ATOMIC = new Options(0, true);
+    }
+
+    /** Attention of q over k and v. */
+    public static Tensor forward(
+            Ops ops, Tensor q, Tensor k, Tensor v, Mask mask, Options options) {
         wantHeads("attention", q);
         long batch = q.size(0);
         long heads = q.size(1);
@@ -34,10 +46,9 @@ public final class Attention {
         boolean recorded = tape != null && (tape.needs(q) || tape.needs(k) || tape.needs(v));
         Tensor out = timeMajor(ops, q);
         Tensor lse = recorded ? ops.make(DType.F32, batch, heads, time) : null;
-        Tensor visible = mask.visible();
-        if (visible != null) {
-            visible.valued();
-        }
+        valued(mask.visible());
+        valued(mask.qStarts());
+        valued(mask.kStarts());
         Native.check(
                 GatunH.gatun_attention_forward(
                         ops.handle(),
@@ -46,14 +57,16 @@ public final class Attention {
                         q.pointer(),
                         k.pointer(),
                         v.pointer(),
-                        args(ops.stream, mask, scale)),
+                        args(ops.stream, mask, options)),
                 "attention_forward");
         if (tape != null && lse != null) {
             tape.record(
                     new Tensor[] {out},
                     new Tensor[] {q, k, v},
-                    new @Nullable Tensor[] {q, k, v, out, lse, visible},
-                    () -> backward(tape, out, lse, q, k, v, mask, scale));
+                    new @Nullable Tensor[] {
+                        q, k, v, out, lse, mask.visible(), mask.qStarts(), mask.kStarts()
+                    },
+                    () -> backward(tape, out, lse, q, k, v, mask, options));
         }
         return out;
     }
@@ -66,7 +79,7 @@ public final class Attention {
             Tensor k,
             Tensor v,
             Mask mask,
-            double scale) {
+            Options options) {
         Tensor dout = tape.arrived(out);
         if (dout == null) {
             return;
@@ -88,9 +101,15 @@ public final class Attention {
                         q.raw(),
                         k.raw(),
                         v.raw(),
-                        args(tape.stream, mask, scale),
+                        args(tape.stream, mask, options),
                         dq.bit(0) | dk.bit(1) | dv.bit(2)),
                 "attention_backward");
+    }
+
+    private static void valued(@Nullable Tensor limit) {
+        if (limit != null) {
+            limit.valued();
+        }
     }
 
     private static boolean apart(Tensor a, Tensor b) {
@@ -114,11 +133,14 @@ public final class Attention {
         return ops.make(q.dtype(), q.size(0), q.size(2), q.size(1), q.size(3)).permute(0, 2, 1, 3);
     }
 
-    private static MemorySegment args(Stream stream, Mask mask, double scale) {
+    private static MemorySegment args(Stream stream, Mask mask, Options options) {
         MemorySegment args = stream.attentionArgs;
         gatun_attention_args.causal(args, mask.causal() ? 1 : 0);
-        gatun_attention_args.scale(args, (float) scale);
+        gatun_attention_args.scale(args, (float) options.scale);
+        gatun_attention_args.dq_atomic(args, options.dqAtomic ? 1 : 0);
         gatun_attention_args.lengths(args, Tensor.raw(mask.visible()));
+        gatun_attention_args.q_starts(args, Tensor.raw(mask.qStarts()));
+        gatun_attention_args.k_starts(args, Tensor.raw(mask.kStarts()));
         return args;
     }
 }

@@ -376,12 +376,17 @@ public sealed class Ops implements AutoCloseable permits Tape {
 
     /** Scaled dot-product attention; q [B, H, Tq, D], k and v [B, Hkv, Tk, D]. */
     public Tensor attention(Tensor q, Tensor k, Tensor v, Mask mask) {
-        return Attention.forward(this, q, k, v, mask, 0);
+        return Attention.forward(this, q, k, v, mask, Attention.Options.DEFAULT);
     }
 
     /** Attention with a scale other than 1 / sqrt(D). */
     public Tensor attention(Tensor q, Tensor k, Tensor v, Mask mask, double scale) {
-        return Attention.forward(this, q, k, v, mask, scale);
+        return attention(q, k, v, mask, new Attention.Options(scale, false));
+    }
+
+    /** Attention with options. */
+    public Tensor attention(Tensor q, Tensor k, Tensor v, Mask mask, Attention.Options options) {
+        return Attention.forward(this, q, k, v, mask, options);
     }
 
     /** Appends k and v to a paged cache. */

@@ -222,6 +222,32 @@ public final class OpCases {
         all.add(frozen(attention("attention tile", d, 1, 2, 2, 65, 97, 64, true, null)));
         all.add(frozen(attention("attention long", d, 1, 1, 1, 130, 200, 80, false, null)));
         all.add(packed("attention packed", d, 2, 5, 2, 8));
+        for (boolean causal : new boolean[] {false, true}) {
+            String c = causal ? "attention causal sequences" : "attention sequences";
+            int[] starts = {0, 3, 3, 8};
+            all.add(sequences(c, d, 2, 2, 8, causal, false, starts, starts, 8, 8));
+            // none of one side, longer than the other, rows behind the last
+            int[] q = {0, 2, 5, 5, 6};
+            int[] k = {0, 4, 4, 7, 9};
+            all.add(sequences(c + " ragged", d, 4, 2, 13, causal, true, q, k, 8, 10));
+            int[] one = {0, 1};
+            all.add(sequences(c + " one", d, 1, 1, 8, causal, true, one, one, 2, 1).cancelling(1));
+        }
+        int[] tiles = {0, 65, 70, 199};
+        all.add(
+                frozen(
+                        sequences(
+                                "attention sequences tiles",
+                                d,
+                                2,
+                                1,
+                                64,
+                                true,
+                                true,
+                                tiles,
+                                tiles,
+                                210,
+                                200)));
         all.add(decode("attention_decode", d, 2, 4, 2, 1, 3, 4, 8, 7));
         all.add(decode("attention_decode several", d, 2, 2, 2, 3, 5, 3, 16, 9));
         all.add(decode("attention_decode first", d, 1, 2, 1, 4, 1, 16, 8, 0));
@@ -838,6 +864,88 @@ public final class OpCases {
                 },
                 4.0 * b * t * h * width * d.bytes(),
                 2.0 * b * h * t * t * width);
+    }
+
+    /** Sequences packed into one row of tq queries and tk keys. */
+    private static OpCase sequences(
+            String name,
+            DType d,
+            int h,
+            int kv,
+            int width,
+            boolean causal,
+            boolean dqAtomic,
+            int[] qStarts,
+            int[] kStarts,
+            int tq,
+            int tk) {
+        int last = qStarts.length - 1;
+        return new OpCase(
+                name,
+                Set.of("attention_forward", "attention_backward"),
+                d,
+                List.of(
+                        operand("q", d, 1, true, 1, h, tq, width),
+                        operand("k", d, 1, true, 1, kv, tk, width),
+                        operand("v", d, 1, true, 1, kv, tk, width),
+                        starts("q_starts", qStarts),
+                        starts("k_starts", kStarts)),
+                (ops, t) ->
+                        List.of(
+                                ops.attention(
+                                        t.get(0),
+                                        t.get(1),
+                                        t.get(2),
+                                        causal
+                                                ? Mask.causalPacked(t.get(3), t.get(4))
+                                                : Mask.packed(t.get(3), t.get(4)),
+                                        new Attention.Options(0, dqAtomic))),
+                (r, in) -> {
+                    double[] out = new double[h * tq * width];
+                    for (int s = 0; s < last; s++) {
+                        int queries = qStarts[s + 1] - qStarts[s];
+                        int keys = kStarts[s + 1] - kStarts[s];
+                        double[] part =
+                                Oracle.attention(
+                                        r,
+                                        rows(in[0], h, width, qStarts[s], queries),
+                                        rows(in[1], kv, width, kStarts[s], keys),
+                                        rows(in[2], kv, width, kStarts[s], keys),
+                                        1,
+                                        h,
+                                        kv,
+                                        queries,
+                                        keys,
+                                        width,
+                                        causal,
+                                        new int[] {keys - queries},
+                                        new int[] {keys},
+                                        1 / Math.sqrt(width));
+                        int n = queries * width;
+                        for (int head = 0; head < h; head++) {
+                            System.arraycopy(
+                                    part, head * n, out, (head * tq + qStarts[s]) * width, n);
+                        }
+                    }
+                    return new double[][] {out};
+                },
+                2.0 * (h * tq + kv * tk) * width * d.bytes(),
+                4.0 * h * tq * tk * width / last);
+    }
+
+    private static Operand starts(String name, int[] starts) {
+        return new Operand(name, DType.I32, (_, index) -> starts[index], false, starts.length);
+    }
+
+    /** Rows first .. first + count - 1 of each head of x [heads, rows, width]. */
+    private static double[] rows(double[] x, int heads, int width, int first, int count) {
+        double[] part = new double[heads * count * width];
+        int rows = x.length / heads / width;
+        for (int head = 0; head < heads; head++) {
+            System.arraycopy(
+                    x, (head * rows + first) * width, part, head * count * width, count * width);
+        }
+        return part;
     }
 
     /** Append and attend over pages of `slots`, in an order that is not the natural one. */

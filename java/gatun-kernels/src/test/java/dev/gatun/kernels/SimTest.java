@@ -116,6 +116,31 @@ class SimTest {
         }
     }
 
+    /** Starts out of order are put right, and reported in the cpu's words. */
+    @Test
+    void startsOutOfOrderAreReportedAsOnTheCpu() {
+        List<float[]> results = new ArrayList<>();
+        for (Device device : List.of(cpu, sim)) {
+            try (Ops ops = device.ops()) {
+                Tensor x = ops.empty(DType.F32, 1, 2, 6, 8);
+                float[] values = new float[96];
+                for (int i = 0; i < values.length; i++) {
+                    values[i] = i % 7 - 3;
+                }
+                x.write(values);
+                Tensor starts = ops.upload(new int[] {0, 4, 2, 9}, 4);
+                Tensor out = ops.attention(x, x, x, Mask.causalPacked(starts, starts));
+                assertThatThrownBy(out::toFloats)
+                        .isInstanceOf(GatunException.class)
+                        .hasMessageMatching(
+                                "attention: [qk]_starts\\[2] is 2, wanted 4 to 6: starts ascend from"
+                                        + " 0 and end within the rows");
+                results.add(out.toFloats());
+            }
+        }
+        assertThat(results.get(1)).containsExactly(results.get(0), within(1e-6f));
+    }
+
     @Test
     void aWrongIdIsReportedOnceByTheNextWait() {
         try (Ops ops = sim.ops()) {

@@ -18,8 +18,10 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  *     uint32_t struct_size;
  *     int32_t causal;
  *     float scale;
- *     int32_t reserved;
+ *     int32_t dq_atomic;
  *     const gatun_tensor *lengths;
+ *     const gatun_tensor *q_starts;
+ *     const gatun_tensor *k_starts;
  * }
  * }
  */
@@ -33,8 +35,10 @@ public class gatun_attention_args {
         GatunH.C_INT.withName("struct_size"),
         GatunH.C_INT.withName("causal"),
         GatunH.C_FLOAT.withName("scale"),
-        GatunH.C_INT.withName("reserved"),
-        GatunH.C_POINTER.withName("lengths")
+        GatunH.C_INT.withName("dq_atomic"),
+        GatunH.C_POINTER.withName("lengths"),
+        GatunH.C_POINTER.withName("q_starts"),
+        GatunH.C_POINTER.withName("k_starts")
     ).withName("gatun_attention_args");
 
     /**
@@ -176,48 +180,48 @@ public class gatun_attention_args {
         struct.set(scale$LAYOUT, scale$OFFSET, fieldValue);
     }
 
-    private static final OfInt reserved$LAYOUT = (OfInt)$LAYOUT.select(groupElement("reserved"));
+    private static final OfInt dq_atomic$LAYOUT = (OfInt)$LAYOUT.select(groupElement("dq_atomic"));
 
     /**
      * Layout for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t dq_atomic
      * }
      */
-    public static final OfInt reserved$layout() {
-        return reserved$LAYOUT;
+    public static final OfInt dq_atomic$layout() {
+        return dq_atomic$LAYOUT;
     }
 
-    private static final long reserved$OFFSET = $LAYOUT.byteOffset(groupElement("reserved"));
+    private static final long dq_atomic$OFFSET = $LAYOUT.byteOffset(groupElement("dq_atomic"));
 
     /**
      * Offset for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t dq_atomic
      * }
      */
-    public static final long reserved$offset() {
-        return reserved$OFFSET;
+    public static final long dq_atomic$offset() {
+        return dq_atomic$OFFSET;
     }
 
     /**
      * Getter for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t dq_atomic
      * }
      */
-    public static int reserved(MemorySegment struct) {
-        return struct.get(reserved$LAYOUT, reserved$OFFSET);
+    public static int dq_atomic(MemorySegment struct) {
+        return struct.get(dq_atomic$LAYOUT, dq_atomic$OFFSET);
     }
 
     /**
      * Setter for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t dq_atomic
      * }
      */
-    public static void reserved(MemorySegment struct, int fieldValue) {
-        struct.set(reserved$LAYOUT, reserved$OFFSET, fieldValue);
+    public static void dq_atomic(MemorySegment struct, int fieldValue) {
+        struct.set(dq_atomic$LAYOUT, dq_atomic$OFFSET, fieldValue);
     }
 
     private static final AddressLayout lengths$LAYOUT = (AddressLayout)$LAYOUT.select(groupElement("lengths"));
@@ -262,6 +266,94 @@ public class gatun_attention_args {
      */
     public static void lengths(MemorySegment struct, MemorySegment fieldValue) {
         struct.set(lengths$LAYOUT, lengths$OFFSET, fieldValue);
+    }
+
+    private static final AddressLayout q_starts$LAYOUT = (AddressLayout)$LAYOUT.select(groupElement("q_starts"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *q_starts
+     * }
+     */
+    public static final AddressLayout q_starts$layout() {
+        return q_starts$LAYOUT;
+    }
+
+    private static final long q_starts$OFFSET = $LAYOUT.byteOffset(groupElement("q_starts"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *q_starts
+     * }
+     */
+    public static final long q_starts$offset() {
+        return q_starts$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *q_starts
+     * }
+     */
+    public static MemorySegment q_starts(MemorySegment struct) {
+        return struct.get(q_starts$LAYOUT, q_starts$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *q_starts
+     * }
+     */
+    public static void q_starts(MemorySegment struct, MemorySegment fieldValue) {
+        struct.set(q_starts$LAYOUT, q_starts$OFFSET, fieldValue);
+    }
+
+    private static final AddressLayout k_starts$LAYOUT = (AddressLayout)$LAYOUT.select(groupElement("k_starts"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *k_starts
+     * }
+     */
+    public static final AddressLayout k_starts$layout() {
+        return k_starts$LAYOUT;
+    }
+
+    private static final long k_starts$OFFSET = $LAYOUT.byteOffset(groupElement("k_starts"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *k_starts
+     * }
+     */
+    public static final long k_starts$offset() {
+        return k_starts$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *k_starts
+     * }
+     */
+    public static MemorySegment k_starts(MemorySegment struct) {
+        return struct.get(k_starts$LAYOUT, k_starts$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * const gatun_tensor *k_starts
+     * }
+     */
+    public static void k_starts(MemorySegment struct, MemorySegment fieldValue) {
+        struct.set(k_starts$LAYOUT, k_starts$OFFSET, fieldValue);
     }
 
     /**
