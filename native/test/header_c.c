@@ -69,11 +69,13 @@ AT(gatun_matmul_args, bias, 32);
 AT(gatun_matmul_args, preactivation, 40);
 AT(gatun_matmul_args, residual, 48);
 
-SIZE(gatun_attention_args, 24);
+SIZE(gatun_attention_args, 40);
 AT(gatun_attention_args, causal, 4);
 AT(gatun_attention_args, scale, 8);
-AT(gatun_attention_args, reserved, 12);
+AT(gatun_attention_args, dq_atomic, 12);
 AT(gatun_attention_args, lengths, 16);
+AT(gatun_attention_args, q_starts, 24);
+AT(gatun_attention_args, k_starts, 32);
 
 SIZE(gatun_cross_entropy_args, 32);
 AT(gatun_cross_entropy_args, ignore_index, 4);
