@@ -83,6 +83,10 @@ EQUIVALENT = {
         "UNROLL for (int k = 0; k < kPacks; ++k) {",
         "bound moved up",
     ): "what follows is for columns of the row, and a tile's rows end with the last pack at the latest",
+    (
+        "if (i == 0 ? start != 0 : start < start_of(i - 1) || start > rows) wrong[0] = 1.f;",
+        "bound moved up",
+    ): "starts that are right are only looked at once more, in order",
     ("if (column < p.columns) {", "bound moved down"): WHOLE_VECTORS,
     ("if (column < p.columns)", "bound moved down"): WHOLE_VECTORS,
     (
