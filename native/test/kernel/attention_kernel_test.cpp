@@ -365,10 +365,11 @@ void compare_backward(Problem& problem, unsigned add, unsigned missing) {
         const auto [from, to] = c.seen(b, i);
         for (int64_t j = from; j < to; ++j) {
           const size_t at = static_cast<size_t>(j) * width;
-          double dp = 0, dp_terms = 0;
+          double dp = 0, dp_terms = 0, score_terms = 0;
           for (size_t e = 0; e < width; ++e) {
             dp += g[row + e] * v[at + e];
             dp_terms += std::fabs(g[row + e] * v[at + e]);
+            score_terms += std::fabs(q[row + e] * k[at + e] * c.scale);
           }
           const double weight = weights[j];
           const double ds = weight * (dp - delta) * c.scale;
@@ -382,7 +383,8 @@ void compare_backward(Problem& problem, unsigned add, unsigned missing) {
             wanted[2][k_head + at + e] += weight * g[row + e];
             terms[0][q_head + row + e] += ds_error * std::fabs(k[at + e]);
             terms[1][k_head + at + e] += ds_error * std::fabs(q[row + e]);
-            terms[2][k_head + at + e] += (eps + 0x1p-18) * weight * std::fabs(g[row + e]);
+            terms[2][k_head + at + e] +=
+                (eps + 0x1p-18 + 0x1p-22 * score_terms) * weight * std::fabs(g[row + e]);
           }
         }
       }
