@@ -3,9 +3,13 @@ package dev.gatun.transformers;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.GatunException;
+import dev.gatun.kernels.Graph;
 import dev.gatun.kernels.Ops;
+import dev.gatun.kernels.Purpose;
+import dev.gatun.kernels.Rng;
 import dev.gatun.kernels.Tensor;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
@@ -18,10 +22,13 @@ import java.util.Arrays;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Random;
+import java.util.function.Consumer;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 class GenerateTest {
     private static final int VOCABULARY = 61;
@@ -82,6 +89,63 @@ class GenerateTest {
             assertThat(generation.finish()).isEqualTo(Generation.Finish.LENGTH);
             assertThat(generation.promptTokens()).isEqualTo(length);
         }
+    }
+
+    /** One decode step as a graph, for 16 tokens, against the same step op by op. */
+    @ParameterizedTest
+    @CsvSource({"cpu, F32", "cpu, BF16", "sim, F32", "sim, BF16"})
+    void aReplayedStepGivesTheBitsOfThePlainOne(String name, DType dtype) {
+        try (Device where = Device.open(name);
+                Gpt2 tiny =
+                        Gpt2.create(Gpt2Config.of(VOCABULARY, CONTEXT, 2, 3, 36), where, 5, null)) {
+            tiny.computeIn(dtype);
+            List<float[]> plain = decoded(tiny, false);
+            List<float[]> replayed = decoded(tiny, true);
+            assertThat(plain.getFirst()).as("tokens differ").isNotEqualTo(plain.getLast());
+            for (int i = 0; i < plain.size(); i++) {
+                assertThat(replayed.get(i))
+                        .as("logits of token %d", i)
+                        .containsExactly(plain.get(i));
+            }
+        }
+    }
+
+    /** The logits of 16 tokens behind a prompt, each the likeliest after the one before. */
+    private static List<float[]> decoded(Gpt2 model, boolean replayed) {
+        var all = new ArrayList<float[]>();
+        Device where = model.device();
+        try (KvCache cache = model.cache(1, CONTEXT);
+                Tensor next_BT = Tensor.of(where, new int[] {17}, 1, 1);
+                Tensor logits_BTV =
+                        Tensor.empty(where, model.dtype(), Purpose.OTHER, 1, 1, VOCABULARY);
+                Ops ops = where.ops()) {
+            model.forward(ops, ops.ids(ids(5), VOCABULARY, 1, 5), cache);
+            Consumer<Ops> step =
+                    on -> {
+                        on.copy(logits_BTV, model.forward(on, next_BT, cache));
+                        Tensor best_B = on.argmax(logits_BTV.view(1, VOCABULARY));
+                        on.copy(next_BT, best_B.view(1, 1));
+                    };
+            if (replayed) {
+                try (Graph graph = Graph.capture(where, Rng.of(0), step)) {
+                    for (int i = 0; i < 16; i++) {
+                        if (i > 0) { // the capture has counted the first
+                            cache.launched(1);
+                        }
+                        graph.launch();
+                        all.add(logits_BTV.toFloats());
+                    }
+                }
+            } else {
+                for (int i = 0; i < 16; i++) {
+                    ops.reset();
+                    step.accept(ops);
+                    all.add(logits_BTV.toFloats());
+                }
+            }
+            assertThat(cache.length()).isEqualTo(21);
+        }
+        return all;
     }
 
     @Test
