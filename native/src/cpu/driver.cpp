@@ -5,7 +5,6 @@
 #include <omp.h>
 #include <pthread.h>
 #include <signal.h>
-#include <time.h>
 
 #include <atomic>
 #include <cstdarg>
@@ -28,12 +27,6 @@
 namespace gatun::cpu {
 
 namespace {
-
-int64_t now_nanos() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<int64_t>(t.tv_sec) * 1000000000 + t.tv_nsec;
-}
 
 constexpr const char* kLevelNames[] = {"", "plain", "AVX2", "AVX-512"};
 

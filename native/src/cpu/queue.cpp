@@ -10,13 +10,13 @@
 
 namespace gatun::cpu {
 
-namespace {
-
 int64_t now_nanos() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return static_cast<int64_t>(t.tv_sec) * 1000000000 + t.tv_nsec;
 }
+
+namespace {
 
 // As long as it takes to enqueue the next op from a language runtime, and a futex wake-up costs
 // about as much; longer would take the core from the threads that feed this queue.

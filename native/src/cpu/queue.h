@@ -16,6 +16,9 @@ namespace gatun::cpu {
 void sleep_while(const std::atomic<uint32_t>& word, uint32_t value);
 void wake_all(const std::atomic<uint32_t>& word);
 
+// Of CLOCK_MONOTONIC.
+int64_t now_nanos();
+
 inline void relax() { __builtin_ia32_pause(); }
 
 class Queue {
