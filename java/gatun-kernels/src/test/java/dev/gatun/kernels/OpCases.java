@@ -442,7 +442,7 @@ public final class OpCases {
         }
     }
 
-    private static OpCase matmul(
+    static OpCase matmul(
             String name,
             DType d,
             int batch,
@@ -476,7 +476,7 @@ public final class OpCases {
                 2.0 * z * m * n * k);
     }
 
-    private static OpCase linear(
+    static OpCase linear(
             String name, DType d, int rows, int in, int out, boolean transposed, boolean bias) {
         List<Operand> operands = new ArrayList<>();
         operands.add(operand("x", d, 1, true, rows, in));
@@ -511,7 +511,7 @@ public final class OpCases {
                 2.0 * rows * in * out);
     }
 
-    private static OpCase linearGelu(String name, DType d, int rows, int in, int out, Gelu form) {
+    static OpCase linearGelu(String name, DType d, int rows, int in, int out, Gelu form) {
         return new OpCase(
                         name,
                         Set.of("matmul", "gelu_backward", "bias_backward"),
@@ -624,7 +624,7 @@ public final class OpCases {
                 .fitted(form == Gelu.ERF ? 4e-7 : 0);
     }
 
-    private static OpCase layerNorm(String name, DType d, double factor, int rows, int width) {
+    static OpCase layerNorm(String name, DType d, double factor, int rows, int width) {
         return new OpCase(
                         name,
                         Set.of("layer_norm_forward", "layer_norm_backward"),
@@ -637,12 +637,11 @@ public final class OpCases {
                         (r, v) -> new double[][] {Oracle.layerNorm(r, v[0], v[1], v[2], 1e-5)},
                         2.0 * rows * width * d.bytes(),
                         8.0 * rows * width)
-                // one element has no variance: dy and its mean cancel, times 1 / sqrt(eps)
-                .cancelling(width == 1 ? 1 / Math.sqrt(1e-5) : 0);
+                // one or two elements: what is left of dy cancels, times up to 1 / sqrt(eps)
+                .cancelling(width <= 2 ? 1 / Math.sqrt(1e-5) : 0);
     }
 
-    private static OpCase layerNormResidual(
-            String name, DType d, double factor, int rows, int width) {
+    static OpCase layerNormResidual(String name, DType d, double factor, int rows, int width) {
         return new OpCase(
                         name,
                         Set.of("layer_norm_forward", "layer_norm_backward", "add"),
@@ -667,11 +666,11 @@ public final class OpCases {
                         },
                         4.0 * rows * width * d.bytes(),
                         9.0 * rows * width)
-                .cancelling(width == 1 ? 1 / Math.sqrt(1e-5) : 0);
+                .cancelling(width <= 2 ? 1 / Math.sqrt(1e-5) : 0);
     }
 
     // What is stored between two ops is rounded to the dtype in plain arithmetic.
-    private static OpCase layerNormDropout(String name, DType d, double p, int rows, int width) {
+    static OpCase layerNormDropout(String name, DType d, double p, int rows, int width) {
         return new OpCase(
                         name,
                         Set.of("layer_norm_forward", "layer_norm_backward"),
@@ -698,7 +697,7 @@ public final class OpCases {
                         },
                         4.0 * rows * width * d.bytes(),
                         10.0 * rows * width)
-                .cancelling(width == 1 ? 1 / Math.sqrt(1e-5) : 0);
+                .cancelling(width <= 2 ? 1 / Math.sqrt(1e-5) : 0);
     }
 
     // Through the host, so that the case needs no other op.
@@ -758,7 +757,7 @@ public final class OpCases {
                 (double) batch * time * width);
     }
 
-    private static OpCase attention(
+    static OpCase attention(
             String name,
             DType d,
             int b,
