@@ -16,7 +16,7 @@
 //          Longer rows: one pass with a running maximum for each thread, then, for the gradient,
 //          a second pass from the end of the row, where the cache still has it.
 //          A second kernel, one block, adds up the rows in a fixed order. No atomics.
-// limits   columns < 2^31
+// limits   rows, columns < 2^31
 // source   Online sums: Milakov & Gimelshein 2018 (arXiv:1805.02867); gradient in place: idea from
 //          llm.c (MIT); rows kept on the chip: idea from QuACK (Dao-AILab, Apache-2.0).
 // measured not yet on a GPU; compiled for sm_80 and sm_90a without spills (resources.txt), results
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kLossTiles[kTile].threads* kLossTiles[kTile].r
   SMEM(LossShared<kTile>, shared);
   uint4* const spilled = reinterpret_cast<uint4*>(&shared + 1);
   const int lane = static_cast<int>(threadIdx.x) % kThreads;
-  const int64_t index = int64_t{blockIdx.x} * kRows + threadIdx.x / kThreads;
+  const int64_t index = blockIdx.x * kRows + threadIdx.x / kThreads;  // rows are an int
   if (index >= p.layout.rows) return;
   const WordRow<T> row(static_cast<T*>(p.logits) + row_offset(p.layout, 0, index), p.columns);
   const int32_t target = p.targets[index];
@@ -218,80 +218,79 @@ __global__ void __launch_bounds__(kLossLoopThreads)
   constexpr int kThreads = kLossLoopThreads;
   constexpr int kAtOnce = 4;  // words in flight
   SMEM(LossLoopShared, shared);
-  int max_phase = 0, sum_phase = 0;
+  int phase = 0;
   const int lane = static_cast<int>(threadIdx.x);
-  for (int64_t index = blockIdx.x; index < p.layout.rows; index += gridDim.x) {
-    const WordRow<T> row(static_cast<T*>(p.logits) + row_offset(p.layout, 0, index), p.columns);
-    const int32_t target = p.targets[index];
-    if (skipped<kThreads>(p, row, index, target, lane)) continue;
-    const float x_target = to_float(row.x[target]);
-    const int edge = row.edge(lane, p.columns);
-    const float x_edge = edge < 0 ? 0.f : to_float(row.x[edge]);
-    // steps of the block; the last one is ragged
-    constexpr int kStep = kThreads * kAtOnce;
-    const int steps = row.words / kStep + (row.words % kStep != 0);
-    const auto load = [&](int step, uint4(&word)[kAtOnce]) {
-      UNROLL for (int k = 0; k < kAtOnce; ++k) {
-        const int64_t i = int64_t{step} * kStep + k * kThreads + lane;
-        if (i < row.words) word[k] = ld128(row.word(static_cast<int>(i)));
-      }
-    };
-    const auto each_word = [&](int step, const uint4(&word)[kAtOnce], auto f) {
-      UNROLL for (int k = 0; k < kAtOnce; ++k) {
-        const int64_t i = int64_t{step} * kStep + k * kThreads + lane;
-        if (i < row.words) f(static_cast<int>(i), word[k]);
-      }
-    };
+  const int64_t index = blockIdx.x;
+  const WordRow<T> row(static_cast<T*>(p.logits) + row_offset(p.layout, 0, index), p.columns);
+  const int32_t target = p.targets[index];
+  if (skipped<kThreads>(p, row, index, target, lane)) return;
+  const float x_target = to_float(row.x[target]);
+  const int edge = row.edge(lane, p.columns);
+  const float x_edge = edge < 0 ? 0.f : to_float(row.x[edge]);
+  // steps of the block; the last one is ragged
+  constexpr int kStep = kThreads * kAtOnce;
+  const int steps = row.words / kStep + (row.words % kStep != 0);
+  const auto load = [&](int step, uint4(&word)[kAtOnce]) {
+    UNROLL for (int k = 0; k < kAtOnce; ++k) {
+      const int i = step * kStep + k * kThreads + lane;
+      if (i < row.words) word[k] = ld128(row.word(i));
+    }
+  };
+  const auto each_word = [&](int step, const uint4(&word)[kAtOnce], auto f) {
+    UNROLL for (int k = 0; k < kAtOnce; ++k) {
+      const int i = step * kStep + k * kThreads + lane;
+      if (i < row.words) f(i, word[k]);
+    }
+  };
 
-    float mine = -INFINITY;  // the maximum so far
-    float total[2] = {0.f, 0.f};
-    const auto grow = [&](float most) {
-      if (!(most > mine)) return;
-      total[0] *= exponential(mine, most);
-      mine = most;
-    };
-    const auto add = [&](float x) {
-      total[0] += exponential(x, mine == -INFINITY ? 0.f : mine);  // -inf - -inf would be NaN
-      total[1] += x;
-    };
-    if (edge >= 0) {
-      grow(x_edge);
-      add(x_edge);
-    }
-    for (int step = 0; step < steps; ++step) {
-      uint4 word[kAtOnce];
-      load(step, word);
-      float most = mine;
-      each_word(step, word, [&](int, uint4 w) {
-        float v[kVector<T>];
-        unpack<T>(w, v);
-        UNROLL for (int j = 0; j < kVector<T>; ++j) most = fmaxf(most, v[j]);
-      });
-      grow(most);
-      each_word(step, word, [&](int, uint4 w) {
-        float v[kVector<T>];
-        unpack<T>(w, v);
-        UNROLL for (int j = 0; j < kVector<T>; ++j) add(v[j]);
-      });
-    }
-    RowSums sums;
-    sums.max = group_max<kThreads>(mine, shared.max, max_phase);
-    total[0] *= mine == sums.max ? 1.f : exponential(mine, sums.max);
-    group_sum<kThreads>(total, shared.sum, sum_phase);
-    sums.exponentials = total[0];
-    sums.logits = total[1];
-    if (lane == 0) store_loss(p, index, loss_of(p, sums, x_target));
-    if (!p.write_gradient) continue;
-    const Slope slope = slope_of(p, sums, x_target);
-    const int target_word = row.word_of(target);
-    for (int step = steps - 1; step >= 0; --step) {
-      uint4 word[kAtOnce];
-      load(step, word);
-      each_word(step, word,
-                [&](int i, uint4 w) { store_slope(row, i, w, slope, target_word, target); });
-    }
-    if (edge >= 0) row.x[edge] = from_float<T>(edge == target ? slope.at_target : slope.of(x_edge));
+  float mine = -INFINITY;  // the maximum so far
+  float total[2] = {0.f, 0.f};
+  const auto grow = [&](float most) {
+    if (!(most > mine)) return;
+    total[0] *= exponential(mine, most);
+    mine = most;
+  };
+  const auto add = [&](float x) {
+    total[0] += exponential(x, mine == -INFINITY ? 0.f : mine);  // -inf - -inf would be NaN
+    total[1] += x;
+  };
+  if (edge >= 0) {
+    grow(x_edge);
+    add(x_edge);
   }
+  for (int step = 0; step < steps; ++step) {
+    uint4 word[kAtOnce];
+    load(step, word);
+    float most = mine;
+    each_word(step, word, [&](int, uint4 w) {
+      float v[kVector<T>];
+      unpack<T>(w, v);
+      UNROLL for (int j = 0; j < kVector<T>; ++j) most = fmaxf(most, v[j]);
+    });
+    grow(most);
+    each_word(step, word, [&](int, uint4 w) {
+      float v[kVector<T>];
+      unpack<T>(w, v);
+      UNROLL for (int j = 0; j < kVector<T>; ++j) add(v[j]);
+    });
+  }
+  RowSums sums;
+  sums.max = group_max<kThreads>(mine, shared.max, phase);
+  total[0] *= mine == sums.max ? 1.f : exponential(mine, sums.max);
+  group_sum<kThreads>(total, shared.sum, phase);
+  sums.exponentials = total[0];
+  sums.logits = total[1];
+  if (lane == 0) store_loss(p, index, loss_of(p, sums, x_target));
+  if (!p.write_gradient) return;
+  const Slope slope = slope_of(p, sums, x_target);
+  const int target_word = row.word_of(target);
+  for (int step = steps - 1; step >= 0; --step) {
+    uint4 word[kAtOnce];
+    load(step, word);
+    each_word(step, word,
+              [&](int i, uint4 w) { store_slope(row, i, w, slope, target_word, target); });
+  }
+  if (edge >= 0) row.x[edge] = from_float<T>(edge == target ? slope.at_target : slope.of(x_edge));
 }
 
 struct LossFinishShared {
@@ -339,8 +338,8 @@ cudaError_t losses(cudaStream_t stream, const CrossEntropy& p) {
       return loss_rows<T, 3>(stream, p);
     default:
       return launch("cross_entropy_loop", cross_entropy_loop<T>,
-                    static_cast<unsigned>(std::min<int64_t>(p.layout.rows, INT_MAX)),
-                    kLossLoopThreads, sizeof(LossLoopShared), stream, p);
+                    static_cast<unsigned>(p.layout.rows), kLossLoopThreads, sizeof(LossLoopShared),
+                    stream, p);
   }
 }
 
@@ -351,7 +350,7 @@ size_t cross_entropy_scratch_bytes(const CrossEntropy& p) {
 }
 
 cudaError_t cross_entropy(cudaStream_t stream, ElementType type, const CrossEntropy& p) {
-  if (p.layout.rank > kMaxLeading) return cudaErrorInvalidValue;
+  if (p.layout.rank > kMaxLeading || p.layout.rows > INT_MAX) return cudaErrorInvalidValue;
   if (p.layout.rows > 0) {
     if (p.columns < 1) return cudaErrorInvalidValue;
     const cudaError_t error = type == ElementType::kF32   ? losses<float>(stream, p)

@@ -246,6 +246,8 @@ int main(int argc, char** argv) {
       for (int64_t columns : {34000, 50257, 65537, 120011})
         check({type, 2, columns, static_cast<double>(any({0, 1})) * 0.1, 4, true, false},
               any({0, 3}), any({0, 1}));
+      // more rows than the threads that add them up
+      check({type, any({1025, 2500}), 3, 0, 4, generator() % 2 == 0, false}, 0, 0);
       extremes(type, any({2, 100, 3000}));
       extremes(type, any({34000, 120011}));
     }
