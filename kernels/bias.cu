@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kColumnSumThreads)
   using Shared = ColumnSumsShared<kVec>;
   SMEM(Shared, shared);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t first = int64_t{blockIdx.x} * kColumns;
+  const int64_t first = blockIdx.x * kColumns;  // columns are an int
   const int64_t column = first + lane * kVec;
   const int64_t begin = int64_t{blockIdx.y} * p.rows_of_a_part;
   const int64_t end = min(p.layout.rows, begin + p.rows_of_a_part);

@@ -63,40 +63,38 @@ __global__ void __launch_bounds__(kEmbeddingThreads)
     embedding_forward_rows(const __grid_constant__ EmbeddingForward p) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   constexpr int kWarps = kEmbeddingThreads / 32;
-  const int64_t count = p.tokens.batch * p.tokens.length;
-  for (int64_t token = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; token < count;
-       token += int64_t{gridDim.x} * kWarps) {
-    int64_t id = 0, position = 0;
-    if (lane == 0) {
-      id = row_of_token(p.tokens, token, false, p.table_rows);
-      if (p.positions != nullptr) position = row_of_token(p.tokens, token, true, p.position_rows);
-    }
-    id = shuffle(id, 0);
-    position = shuffle(position, 0);
-    int64_t b, t;
-    divide(token, p.tokens.length, b, t);
-    const T* row = static_cast<const T*>(p.table) + id * p.table_step;
-    const T* added = static_cast<const T*>(p.positions) + position * p.positions_step;
-    T* out = static_cast<T*>(p.out) + b * p.out_step[0] + t * p.out_step[1];
-    for (int64_t first = lane * kCount; first < p.columns; first += 32 * kCount * kEmbeddingPacks) {
-      Pack<T, kCount> value[kEmbeddingPacks], more[kEmbeddingPacks];
-      UNROLL for (int k = 0; k < kEmbeddingPacks; ++k) {
-        const int64_t column = first + k * 32 * kCount;
-        if (column < p.columns) {
-          value[k].load(row + column, kCount);
-          if (p.positions != nullptr) more[k].load(added + column, kCount);
-        }
+  const int64_t token = blockIdx.x * kWarps + threadIdx.x / 32;
+  if (token >= p.tokens.batch * p.tokens.length) return;  // whole warps
+  int64_t id = 0, position = 0;
+  if (lane == 0) {
+    id = row_of_token(p.tokens, token, false, p.table_rows);
+    if (p.positions != nullptr) position = row_of_token(p.tokens, token, true, p.position_rows);
+  }
+  id = shuffle(id, 0);
+  position = shuffle(position, 0);
+  int64_t b, t;
+  divide(token, p.tokens.length, b, t);
+  const T* row = static_cast<const T*>(p.table) + id * p.table_step;
+  const T* added = static_cast<const T*>(p.positions) + position * p.positions_step;
+  T* out = static_cast<T*>(p.out) + b * p.out_step[0] + t * p.out_step[1];
+  for (int64_t first = lane * kCount; first < p.columns; first += 32 * kCount * kEmbeddingPacks) {
+    Pack<T, kCount> value[kEmbeddingPacks], more[kEmbeddingPacks];
+    UNROLL for (int k = 0; k < kEmbeddingPacks; ++k) {
+      const int64_t column = first + k * 32 * kCount;
+      if (column < p.columns) {
+        value[k].load(row + column, kCount);
+        if (p.positions != nullptr) more[k].load(added + column, kCount);
       }
-      UNROLL for (int k = 0; k < kEmbeddingPacks; ++k) {
-        const int64_t column = first + k * 32 * kCount;
-        if (column < p.columns) {
-          if (p.positions != nullptr) {
-            float sum[kCount];
-            UNROLL for (int i = 0; i < kCount; ++i) sum[i] = value[k].get(i) + more[k].get(i);
-            value[k].set(sum);
-          }
-          value[k].store(out + column, kCount);
+    }
+    UNROLL for (int k = 0; k < kEmbeddingPacks; ++k) {
+      const int64_t column = first + k * 32 * kCount;
+      if (column < p.columns) {
+        if (p.positions != nullptr) {
+          float sum[kCount];
+          UNROLL for (int i = 0; i < kCount; ++i) sum[i] = value[k].get(i) + more[k].get(i);
+          value[k].set(sum);
         }
+        value[k].store(out + column, kCount);
       }
     }
   }
@@ -122,14 +120,11 @@ struct Scatter {
 
 __global__ void __launch_bounds__(kEmbeddingThreads)
     embedding_keys(const __grid_constant__ Scatter s) {
-  const int64_t step = int64_t{gridDim.x} * kEmbeddingThreads;
-  for (int64_t token = int64_t{blockIdx.x} * kEmbeddingThreads + threadIdx.x;
-       token < s.sorted.padded; token += step) {
-    const int64_t key = token < s.sorted.tokens
-                            ? row_of_token(s.p.tokens, token, s.p.by_position, s.p.rows)
-                            : kNoKey;
-    st32(s.sorted.key + token, static_cast<uint32_t>(key));
-  }
+  const int64_t token = blockIdx.x * kEmbeddingThreads + threadIdx.x;
+  if (token >= s.sorted.padded) return;
+  const int64_t key =
+      token < s.sorted.tokens ? row_of_token(s.p.tokens, token, s.p.by_position, s.p.rows) : kNoKey;
+  st32(s.sorted.key + token, static_cast<uint32_t>(key));
 }
 
 // Calls found(token of this lane, row, lanes whose token has that row) for each row of lo … lo + 31
@@ -170,7 +165,7 @@ __global__ void __launch_bounds__(kEmbeddingThreads)
     embedding_sort(const __grid_constant__ Scatter s) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   constexpr int kWarps = kEmbeddingThreads / 32;
-  const int64_t first_row = (int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * 32;
+  const int64_t first_row = (blockIdx.x * kWarps + threadIdx.x / 32) * 32;
   if (first_row >= s.p.rows) return;  // whole warps
   const int32_t lo = static_cast<int32_t>(first_row);
   int32_t count = 0;  // of row lo + lane
@@ -255,7 +250,7 @@ __global__ void __launch_bounds__(kEmbeddingSumThreads)
   }
   if (threadIdx.x == 0) shared.row[segment.count] = kNoKey;
   __syncthreads();
-  const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kCount;
+  const int64_t column = (blockIdx.y * blockDim.x + threadIdx.x) * kCount;
   if (column >= s.p.columns) return;
   float sum[kCount] = {};
   bool from_previous = segment.from_previous;
@@ -292,7 +287,7 @@ __global__ void __launch_bounds__(kEmbeddingSumThreads)
   if (!segment.to_next) return;
   const int32_t row = s.sorted.row[segment.first + segment.count - 1];
   if (segment.from_previous && s.sorted.row[segment.first] == row) return;  // began earlier
-  const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kCount;
+  const int64_t column = (blockIdx.y * blockDim.x + threadIdx.x) * kCount;
   if (column >= s.p.columns) return;
   float sum[kCount];
   load_values<kCount>(s.sorted.partial + (index * 2 + 1) * s.p.columns + column, sum);
@@ -315,7 +310,7 @@ namespace {
 int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
 unsigned grid_of(int64_t count, int64_t each) {
-  return static_cast<unsigned>(std::min<int64_t>(blocks_of(count, each), INT_MAX));
+  return static_cast<unsigned>(blocks_of(count, each));
 }
 
 // Whether rows at these steps, from this address, can be read and written 16 bytes at a time.
@@ -365,6 +360,7 @@ cudaError_t scatter(cudaStream_t stream, const Scatter& s) {
 
 cudaError_t embedding_forward(cudaStream_t stream, ElementType type, const EmbeddingForward& p) {
   const int64_t tokens = p.tokens.batch * p.tokens.length;
+  if (tokens > kEmbeddingMost) return cudaErrorInvalidValue;
   if (tokens == 0 || p.columns == 0) return cudaSuccess;
   return with_type(type, [&]<typename T>(T) {
     const bool packs = wide(p.out, sizeof(T), {p.columns, p.out_step[0], p.out_step[1]}) &&

@@ -96,31 +96,27 @@ __global__ void __launch_bounds__(kTransposeTile* kTransposeRows)
   const int first = static_cast<int>(threadIdx.x) / kTransposeTile;
   const int64_t a_tiles = (p.a + kTransposeTile - 1) / kTransposeTile;
   const int64_t b_tiles = (p.b + kTransposeTile - 1) / kTransposeTile;
-  const int64_t tiles = a_tiles * b_tiles * p.batch.rows;
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    int64_t matrix, a_tile, b_tile, offset[Copy::kOperands];
-    divide(tile, a_tiles, matrix, a_tile);
-    divide(matrix, b_tiles, matrix, b_tile);
-    row_offsets(p.batch, matrix, offset);
-    const From* src = static_cast<const From*>(p.src) + offset[Copy::kSrc];
-    To* out = static_cast<To*>(p.out) + offset[Copy::kOut];
-    constexpr int kEach = kTransposeTile / kTransposeRows;
-    From mine[kEach] = {};
-    UNROLL for (int i = 0; i < kEach; ++i) {
-      const int64_t a = a_tile * kTransposeTile + first + i * kTransposeRows;
-      const int64_t b = b_tile * kTransposeTile + lane;
-      if (a < p.a && b < p.b) mine[i] = load_element(src + a * p.src_step + b);
-    }
-    UNROLL for (int i = 0; i < kEach; ++i) shared.tile[first + i * kTransposeRows][lane] =
-        convert<To>(mine[i]);
-    __syncthreads();
-    UNROLL for (int i = 0; i < kEach; ++i) {
-      const int64_t a = a_tile * kTransposeTile + lane;
-      const int64_t b = b_tile * kTransposeTile + first + i * kTransposeRows;
-      if (a < p.a && b < p.b)
-        store_element(out + b * p.out_step + a, shared.tile[lane][first + i * kTransposeRows]);
-    }
-    __syncthreads();  // before the next tile
+  int64_t matrix, a_tile, b_tile, offset[Copy::kOperands];
+  divide(int64_t{blockIdx.x}, a_tiles, matrix, a_tile);
+  divide(matrix, b_tiles, matrix, b_tile);
+  row_offsets(p.batch, matrix, offset);
+  const From* src = static_cast<const From*>(p.src) + offset[Copy::kSrc];
+  To* out = static_cast<To*>(p.out) + offset[Copy::kOut];
+  constexpr int kEach = kTransposeTile / kTransposeRows;
+  From mine[kEach] = {};
+  UNROLL for (int i = 0; i < kEach; ++i) {
+    const int64_t a = a_tile * kTransposeTile + first + i * kTransposeRows;
+    const int64_t b = b_tile * kTransposeTile + lane;
+    if (a < p.a && b < p.b) mine[i] = load_element(src + a * p.src_step + b);
+  }
+  UNROLL for (int i = 0; i < kEach; ++i) shared.tile[first + i * kTransposeRows][lane] =
+      convert<To>(mine[i]);
+  __syncthreads();
+  UNROLL for (int i = 0; i < kEach; ++i) {
+    const int64_t a = a_tile * kTransposeTile + lane;
+    const int64_t b = b_tile * kTransposeTile + first + i * kTransposeRows;
+    if (a < p.a && b < p.b)
+      store_element(out + b * p.out_step + a, shared.tile[lane][first + i * kTransposeRows]);
   }
 }
 
@@ -259,8 +255,8 @@ cudaError_t copy_transposed(cudaStream_t stream, const Copy& p, int dimension) {
   }
   const int64_t tiles = (t.a + kTransposeTile - 1) / kTransposeTile *
                         ((t.b + kTransposeTile - 1) / kTransposeTile) * t.batch.rows;
-  return launch("transposed_copy", transposed_copy<To, From>,
-                static_cast<unsigned>(std::min<int64_t>(tiles, INT_MAX)),
+  if (tiles > INT_MAX) return cudaErrorInvalidValue;  // 2^41 elements
+  return launch("transposed_copy", transposed_copy<To, From>, static_cast<unsigned>(tiles),
                 kTransposeTile * kTransposeRows, sizeof(TransposeShared<To>), stream, t);
 }
 

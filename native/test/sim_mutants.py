@@ -78,6 +78,7 @@ EDITS = [
 
 # (file, text of the mutated line, what): why nobody can tell
 SAME_VALUE = "all lanes of the row hold the value that the first one writes"
+GOES_ON = "the row goes on, so the next token has it as well"
 WHOLE_VECTORS = "column and columns are multiples of the 4 or 8 elements of a vector here"
 EQUIVALENT = {
     (
@@ -97,6 +98,58 @@ EQUIVALENT = {
         "if (column < columns) UNROLL for (int i = 0; i < kVec; ++i) partial[column + i] = mine[k][i];",
         "bound moved down",
     ): WHOLE_VECTORS,
+    (
+        "embedding.cu",
+        "return row < 0 ? 0 : rows - 1;",
+        "bound moved up",
+    ): "only rows out of range come here, and 0 is none",
+    (
+        "embedding.cu",
+        "for (int64_t first = lane * kCount; first < p.columns; first += 32 * kCount * kEmbeddingPacks) {",
+        "bound moved up",
+    ): "what follows is for columns of the row",
+    (
+        "embedding.cu",
+        "for (int i = 0; i < 32; ++i) {",
+        "bound moved up",
+    ): "zeroes a row of the next warp early; the sums are written by a later kernel",
+    ("embedding.cu", "UNROLL for (int by = 1; by < 32; by *= 2) {", "bound moved up"): "no lane is 32 or more",
+    (
+        "embedding.cu",
+        "count = left < kEmbeddingSegment ? static_cast<int>(left) : kEmbeddingSegment;",
+        "bound moved up",
+    ): "they are equal then",
+    (
+        "embedding.cu",
+        "for (int first = 0; first < segment.count; first += kEmbeddingPacks) {",
+        "bound moved up",
+    ): "what follows is for tokens of the segment",
+    ("embedding.cu", "if (threadIdx.x == 0) shared.row[segment.count] = kNoKey;", "condition turned"): SAME_VALUE,
+    (
+        "embedding.cu",
+        "const int32_t row = s.sorted.row[segment.first + segment.count - 1];",
+        "off by one",
+    ): GOES_ON,
+    (
+        "embedding.cu",
+        "goes_on = segment.to_next && s.sorted.row[segment.first + segment.count - 1] == row;",
+        "off by one",
+    ): GOES_ON,
+    (
+        "values.cu",
+        "To tile[kTransposeTile][kTransposeTile + 1];  // one more: no two lanes of a column share a bank",
+        "off by one",
+    ): "bank conflicts only",
+    (
+        "bias.cu",
+        "for (int i = static_cast<int>(threadIdx.x); i < kColumns; i += kColumnSumThreads) {",
+        "sum becomes assignment",
+    ): "a block has no more columns than threads",
+    (
+        "bias.cu",
+        "for (; row + (kAhead - 1) * kColumnSumWarps < end; row += kAhead * kColumnSumWarps) {",
+        "off by one",
+    ): "fewer rows are added four at a time, in the same order",
     ("loss.cu", "for (int step = 0; step < steps; ++step) {", "bound moved up"): "a step behind the row has no words",
     ("loss.cu", "for (int step = steps - 1; step >= 0; --step) {", "off by one"): "a step behind the row has no words",
     ("loss.cu", "if (lane == 0) {", "condition turned"): SAME_VALUE,

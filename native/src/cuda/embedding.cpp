@@ -20,17 +20,19 @@ kernels::Tokens tokens_of(const Context& context, const View& ids, const View& s
           faults_of(context)};
 }
 
-void check_count(const char* what, int64_t count) {
+void check_count(const char* op, const char* what, int64_t count) {
   if (count > kernels::kEmbeddingMost)
-    fail(GATUN_UNSUPPORTED, "embedding_backward: %lld %s, cuda takes up to %lld",
-         static_cast<long long>(count), what, static_cast<long long>(kernels::kEmbeddingMost));
+    fail(GATUN_UNSUPPORTED, "%s: %lld %s, cuda takes up to %lld", op, static_cast<long long>(count),
+         what, static_cast<long long>(kernels::kEmbeddingMost));
 }
 
 }  // namespace
 
 void embedding_forward(Context& context, const EmbeddingForward& args) {
+  const char* op = "embedding_forward";
   kernels::EmbeddingForward p = {};
   p.tokens = tokens_of(context, args.ids, args.start);
+  check_count(op, "tokens", p.tokens.batch * p.tokens.length);
   p.out = args.out.data;
   p.table = args.table.data;
   p.positions = args.positions.data;
@@ -41,11 +43,11 @@ void embedding_forward(Context& context, const EmbeddingForward& args) {
   p.out_step[1] = args.out.step(1);
   p.table_step = args.table.step(1);
   p.positions_step = args.positions.step(1);
-  check_launch("embedding_forward",
-               kernels::embedding_forward(stream_of(context), element_type(args.out.dtype), p));
+  check_launch(op, kernels::embedding_forward(stream_of(context), element_type(args.out.dtype), p));
 }
 
 void embedding_backward(Context& context, const EmbeddingBackward& args) {
+  const char* op = "embedding_backward";
   kernels::EmbeddingBackward p = {};
   p.tokens = tokens_of(context, args.ids, args.start);
   p.dout = args.dout.data;
@@ -53,7 +55,7 @@ void embedding_backward(Context& context, const EmbeddingBackward& args) {
   p.dout_step[0] = args.dout.step(2);
   p.dout_step[1] = args.dout.step(1);
   const int64_t tokens = p.tokens.batch * p.tokens.length;
-  check_count("tokens", tokens);
+  check_count(op, "tokens", tokens);
   p.scratch = context.workspace(
       std::max<size_t>(1, kernels::embedding_backward_scratch_bytes(tokens, p.columns)));
   // one after the other, in the same scratch
@@ -65,10 +67,9 @@ void embedding_backward(Context& context, const EmbeddingBackward& args) {
     p.gradient = gradient.data;
     p.rows = gradient.size(1);
     p.gradient_step = gradient.step(1);
-    check_count("rows", p.rows);
-    check_launch("embedding_backward",
-                 kernels::embedding_backward(stream_of(context), element_type(gradient.dtype),
-                                             element_type(args.dout.dtype), p));
+    check_count(op, "rows", p.rows);
+    check_launch(op, kernels::embedding_backward(stream_of(context), element_type(gradient.dtype),
+                                                 element_type(args.dout.dtype), p));
   }
 }
 

@@ -47,9 +47,10 @@ void test(int64_t b, int64_t t, int64_t v, int64_t d) {
   positions.random();
   dout.random();
   const int kind = static_cast<int>(generator() % 3);  // any; mostly one; one
+  const int64_t single = pick<int64_t>({0, v / 2, v - 1});
   for (int64_t i = 0; i < ids.count(); ++i)
     ids.set(i, kind == 2 || (kind == 1 && generator() % 8 != 0)
-                   ? static_cast<double>(v / 2)
+                   ? static_cast<double>(single)
                    : static_cast<double>(generator() % static_cast<uint64_t>(v)));
   for (int64_t i = 0; i < b; ++i) start.set(i, static_cast<double>(generator() % 4));
   FaultKind fault = FaultKind::kNone;
@@ -240,6 +241,8 @@ int main(int argc, char** argv) {
     dimensions(test<__nv_bfloat16, __nv_bfloat16>);
     test<float, __nv_bfloat16>(2, 600, 40, 16);
     test<float, float>(1, 160, 3, 520);
+    // one row, and no key left over behind the sorted ones
+    for (int trial = 0; trial < 3; ++trial) test<float, float>(1, 2 * kEmbeddingScan, 1, 8);
     test_positions();
   });
   test_traffic();

@@ -48,9 +48,11 @@ class Operand {
     }
     count_ = 1;
     for (int64_t size : shape) count_ *= size;
-    memory_.resize(static_cast<size_t>(step + 2 * kMargin) * sizeof(T));
-    std::memset(memory_.data(), 0xA5, memory_.size());
     first_ = kMargin + (form == Form::kRagged ? 1 : 0);
+    // ends with the last element: a read behind it is outside of the allocation
+    memory_.resize(static_cast<size_t>(first_ + (count_ == 0 ? 0 : offset(count_ - 1) + 1)) *
+                   sizeof(T));
+    std::memset(memory_.data(), 0xA5, memory_.size());
     shadow_ = contents();
   }
 
