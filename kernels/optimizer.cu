@@ -1,6 +1,7 @@
-// AdamW and the global norm of lists of tensors.
+// The global norm, unscaling and AdamW of lists of tensors.
 //
 // math     norm = sqrt(sum of squares of all elements), factor = min(1, max_norm / (norm + 1e-6))
+//          x = x inverse_scale, found_inf = 1 if an x was infinite or NaN
 //          w = w (1 - lr decay) - lr mhat / (sqrt(vhat) + eps),  g = gradient clip,
 //          m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  mhat = m / (1 - b1^step),
 //          vhat = v / (1 - b2^step)
@@ -10,14 +11,14 @@
 //          float overflows or vanishes; the update is f32, its bias corrections are double.
 // tiling   Contiguous tensors travel by value in the kernel's arguments, as many as 4 KiB hold: no
 //          table is uploaded. A block has one chunk of one tensor (8192 elements for AdamW, 16384
-//          for the norm) and finds it by halving a list of first blocks. 256 threads; a thread
+//          for the others) and finds it by halving a list of first blocks. 256 threads; a thread
 //          moves 4 f32 by 16-byte accesses and the same 4 of a 16-bit operand by 8-byte ones, so
 //          that each request of a warp covers whole sectors; two such packs of all operands are in
 //          flight. What 16-byte accesses cannot reach goes element by element, strided tensors have
 //          a kernel of their own. The norm writes one sum a chunk; one block adds these in a fixed
-//          order. No atomics: the same bits every time.
+//          order. No atomics but that which sets found_inf: the same bits every time.
 // bytes    AdamW: 28 an element with an f32 gradient; 24 + 2 with a 16-bit one, + 2 with a copy.
-//          Norm: each element once, and 16 bytes a chunk.
+//          Norm: each element once, and 16 bytes a chunk. Unscaling: each element twice.
 // source   Loshchilov & Hutter 2019 (arXiv:1711.05101); tensor lists as kernel arguments: idea from
 //          Apex's multi_tensor_apply (BSD-3).
 // measured not yet on a GPU; compiled for sm_80 and sm_90a without spills (resources.txt), results
@@ -42,8 +43,8 @@ constexpr int kAdamWPacks = 2;
 static_assert(kAdamWChunk % (kThreads * kVec * kAdamWPacks) == 0, "whole steps of a block");
 
 // A tensor without gaps.
-struct NormRun {
-  const void* data;
+struct ListRun {
+  void* data;
   int64_t elements;
   ElementType type;
 };
@@ -66,11 +67,11 @@ struct RunList {
   int count;
 };
 
-using NormList = RunList<NormRun, kNormRuns>;
+using TensorList = RunList<ListRun, kListRuns>;
 using AdamWList = RunList<AdamWRun, kAdamWRuns>;
 
 constexpr size_t kArgumentBytes = 4096;  // of a kernel
-static_assert(sizeof(NormList) + sizeof(double*) <= kArgumentBytes, "a list is an argument");
+static_assert(sizeof(TensorList) + sizeof(double*) <= kArgumentBytes, "a list is an argument");
 static_assert(sizeof(AdamWList) + sizeof(AdamWStep*) <= kArgumentBytes, "a list is an argument");
 
 // ---- device helpers ----
@@ -102,6 +103,19 @@ __device__ __forceinline__ float load_as(ElementType type, const void* p, int64_
       return to_float(static_cast<const __nv_bfloat16*>(p)[at]);
     default:
       return static_cast<const float*>(p)[at];
+  }
+}
+
+__device__ __forceinline__ void store_as(ElementType type, void* p, int64_t at, float value) {
+  switch (type) {
+    case ElementType::kF16:
+      static_cast<__half*>(p)[at] = from_float<__half>(value);
+      return;
+    case ElementType::kBf16:
+      static_cast<__nv_bfloat16*>(p)[at] = from_float<__nv_bfloat16>(value);
+      return;
+    default:
+      static_cast<float*>(p)[at] = value;
   }
 }
 
@@ -156,13 +170,13 @@ __device__ __forceinline__ void store_chunk_sum(double mine, double* sums, Squar
 
 // sums[blockIdx.x]: the squares of one chunk.
 __global__ void __launch_bounds__(kThreads)
-    global_norm_squares(const __grid_constant__ NormList list, double* sums) {
+    global_norm_squares(const __grid_constant__ TensorList list, double* sums) {
   SMEM(SquaresShared, shared);
   const int i = run_of(list);
-  const NormRun& run = list.run[i];
-  const int64_t begin = int64_t{static_cast<int>(blockIdx.x) - list.first_block[i]} * kNormChunk;
+  const ListRun& run = list.run[i];
+  const int64_t begin = int64_t{static_cast<int>(blockIdx.x) - list.first_block[i]} * kListChunk;
   const int64_t left = run.elements - begin;
-  const int count = static_cast<int>(left < kNormChunk ? left : kNormChunk);
+  const int count = static_cast<int>(left < kListChunk ? left : kListChunk);
   double total = 0;
   if (run.type == ElementType::kF32)
     total = squares(static_cast<const float*>(run.data) + begin, count);
@@ -175,11 +189,11 @@ __global__ void __launch_bounds__(kThreads)
 
 // The same of a tensor with gaps, in row-major order.
 __global__ void __launch_bounds__(kThreads)
-    global_norm_squares_strided(const __grid_constant__ NormTensor tensor, double* sums) {
+    global_norm_squares_strided(const __grid_constant__ ListTensor tensor, double* sums) {
   SMEM(SquaresShared, shared);
   const int64_t elements = tensor.layout.rows * tensor.columns;
-  const int64_t begin = int64_t{blockIdx.x} * kNormChunk;
-  const int64_t end = elements - begin < kNormChunk ? elements : begin + kNormChunk;
+  const int64_t begin = int64_t{blockIdx.x} * kListChunk;
+  const int64_t end = elements - begin < kListChunk ? elements : begin + kListChunk;
   double total = 0;
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
     const int64_t row = i / tensor.columns;
@@ -209,6 +223,89 @@ __global__ void __launch_bounds__(kNormFinishSums)
     if (ratio < 1) factor = ratio;
   }
   *p.factor = static_cast<float>(factor);
+}
+
+// ---- unscaling ----
+
+__global__ void unscale_begin(float* found_inf) {
+  if (threadIdx.x == 0) *found_inf = 0.f;
+}
+
+// Called by whole warps: one exchange each, where every element of a step may have overflowed.
+__device__ __forceinline__ void note_found(bool found, float* found_inf) {
+  if (ballot(found) != 0 && threadIdx.x % 32 == 0)
+    atomic_exchange(reinterpret_cast<uint32_t*>(found_inf), as_bits(1.f));
+}
+
+// x[0 … count - 1] *= scale; whether this thread met what is not finite.
+template <typename T>
+__device__ __forceinline__ bool scale_run(T* x, int count, float scale) {
+  constexpr int kWide = kVector<T>;
+  bool found = false;
+  int whole = 0;
+  if (reinterpret_cast<uintptr_t>(x) % 16 == 0) {
+    whole = count / kWide * kWide;
+    constexpr int kPacks = 4;
+    for (int base = 0; base < whole; base += kThreads * kWide * kPacks) {
+      float v[kPacks][kWide];
+      UNROLL for (int k = 0; k < kPacks; ++k) {
+        const int at = base + (k * kThreads + static_cast<int>(threadIdx.x)) * kWide;
+        if (at < whole) load_values<kWide>(x + at, v[k]);
+      }
+      UNROLL for (int k = 0; k < kPacks; ++k) {
+        const int at = base + (k * kThreads + static_cast<int>(threadIdx.x)) * kWide;
+        if (at < whole) {
+          UNROLL for (int i = 0; i < kWide; ++i) {
+            found = found || !(fabsf(v[k][i]) <= FLT_MAX);
+            v[k][i] *= scale;
+          }
+          store_values<kWide>(x + at, v[k]);
+        }
+      }
+    }
+  }
+  for (int i = whole + static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    const float value = to_float(x[i]);
+    found = found || !(fabsf(value) <= FLT_MAX);
+    x[i] = from_float<T>(value * scale);
+  }
+  return found;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    unscale_chunks(const __grid_constant__ TensorList list, const __grid_constant__ Unscale p) {
+  const int i = run_of(list);
+  const ListRun& run = list.run[i];
+  const int64_t begin = int64_t{static_cast<int>(blockIdx.x) - list.first_block[i]} * kListChunk;
+  const int64_t left = run.elements - begin;
+  const int count = static_cast<int>(left < kListChunk ? left : kListChunk);
+  const float scale = *p.inverse_scale;
+  bool found = false;
+  if (run.type == ElementType::kF32)
+    found = scale_run(static_cast<float*>(run.data) + begin, count, scale);
+  else if (run.type == ElementType::kF16)
+    found = scale_run(static_cast<__half*>(run.data) + begin, count, scale);
+  else
+    found = scale_run(static_cast<__nv_bfloat16*>(run.data) + begin, count, scale);
+  note_found(found, p.found_inf);
+}
+
+// The same of a tensor with gaps.
+__global__ void __launch_bounds__(kThreads)
+    unscale_strided(const __grid_constant__ ListTensor tensor, const __grid_constant__ Unscale p) {
+  const int64_t elements = tensor.layout.rows * tensor.columns;
+  const int64_t begin = int64_t{blockIdx.x} * kListChunk;
+  const int64_t end = elements - begin < kListChunk ? elements : begin + kListChunk;
+  const float scale = *p.inverse_scale;
+  bool found = false;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    const int64_t row = i / tensor.columns;
+    const int64_t at = row_offset(tensor.layout, 0, row) + (i - row * tensor.columns);
+    const float value = load_as(tensor.type, tensor.data, at);
+    found = found || !(fabsf(value) <= FLT_MAX);
+    store_as(tensor.type, tensor.data, at, value * scale);
+  }
+  note_found(found, p.found_inf);
 }
 
 // ---- AdamW ----
@@ -323,11 +420,7 @@ __global__ void __launch_bounds__(kThreads)
     moment = m;
     square = v;
     if (t.copy == nullptr) continue;
-    const int64_t at = row_offset(t.layout, Tensor::kCopy, row) + column;
-    if (t.copy_type == ElementType::kF16)
-      static_cast<__half*>(t.copy)[at] = from_float<__half>(w);
-    else
-      static_cast<__nv_bfloat16*>(t.copy)[at] = from_float<__nv_bfloat16>(w);
+    store_as(t.copy_type, t.copy, row_offset(t.layout, Tensor::kCopy, row) + column, w);
   }
 }
 
@@ -391,26 +484,26 @@ cudaError_t update_runs(cudaStream_t stream, const AdamWTensor* tensors, int64_t
 
 }  // namespace
 
-size_t global_norm_scratch_bytes(const NormTensor* tensors, int64_t count) {
+size_t global_norm_scratch_bytes(const ListTensor* tensors, int64_t count) {
   int64_t sums = 0;
   for (int64_t i = 0; i < count; ++i)
-    sums += chunks(tensors[i].layout.rows * tensors[i].columns, kNormChunk);
+    sums += chunks(tensors[i].layout.rows * tensors[i].columns, kListChunk);
   return static_cast<size_t>(sums) * sizeof(double);
 }
 
-cudaError_t global_norm(cudaStream_t stream, const NormTensor* tensors, int64_t count,
+cudaError_t global_norm(cudaStream_t stream, const ListTensor* tensors, int64_t count,
                         const GlobalNorm& p) {
   int64_t sums = 0;
-  const auto start = [&](const NormList& list, unsigned blocks) {
+  const auto start = [&](const TensorList& list, unsigned blocks) {
     double* const into = p.sums + sums;
     sums += blocks;
     return launch("global_norm_squares", global_norm_squares, blocks, kThreads,
                   sizeof(SquaresShared), stream, list, into);
   };
-  Batches<NormRun, kNormRuns, decltype(start)> batches(start);
+  Batches<ListRun, kListRuns, decltype(start)> batches(start);
   for (int64_t i = 0; i < count; ++i) {
-    const NormTensor& t = tensors[i];
-    const int64_t blocks = chunks(t.layout.rows * t.columns, kNormChunk);
+    const ListTensor& t = tensors[i];
+    const int64_t blocks = chunks(t.layout.rows * t.columns, kListChunk);
     if (blocks == 0) continue;
     cudaError_t error = cudaSuccess;
     if (t.layout.rows == 1) {
@@ -429,6 +522,28 @@ cudaError_t global_norm(cudaStream_t stream, const NormTensor* tensors, int64_t 
   if (error != cudaSuccess) return error;
   return launch("global_norm_finish", global_norm_finish, 1, kNormFinishSums,
                 sizeof(SquaresFinishShared), stream, p, sums);
+}
+
+cudaError_t unscale(cudaStream_t stream, const ListTensor* tensors, int64_t count,
+                    const Unscale& p) {
+  cudaError_t error = launch("unscale_begin", unscale_begin, 1, 32, 0, stream, p.found_inf);
+  const auto start = [&](const TensorList& list, unsigned blocks) {
+    return launch("unscale_chunks", unscale_chunks, blocks, kThreads, 0, stream, list, p);
+  };
+  Batches<ListRun, kListRuns, decltype(start)> batches(start);
+  for (int64_t i = 0; i < count && error == cudaSuccess; ++i) {
+    const ListTensor& t = tensors[i];
+    const int64_t blocks = chunks(t.layout.rows * t.columns, kListChunk);
+    if (blocks == 0) continue;
+    if (t.layout.rows == 1) {
+      error = batches.add({t.data, t.columns, t.type}, blocks);
+    } else {
+      if (blocks > INT_MAX || t.layout.rank > kMaxLeading) return cudaErrorInvalidValue;
+      error = launch("unscale_strided", unscale_strided, static_cast<unsigned>(blocks), kThreads, 0,
+                     stream, t, p);
+    }
+  }
+  return error == cudaSuccess ? batches.flush() : error;
 }
 
 cudaError_t adamw(cudaStream_t stream, const AdamWTensor* tensors, int64_t count, const AdamW& p) {

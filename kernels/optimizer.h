@@ -1,4 +1,4 @@
-// Launchers of optimizer.cu: raw device addresses and strides in, cudaError_t out. Both ops take
+// Launchers of optimizer.cu: raw device addresses and strides in, cudaError_t out. All ops take
 // lists of tensors, in host memory; they are read before the call returns.
 #pragma once
 
@@ -13,8 +13,8 @@
 namespace gatun::kernels {
 
 // Rows of `columns` elements; a contiguous tensor is one row.
-struct NormTensor {
-  const void* data;
+struct ListTensor {
+  void* data;
   ElementType type;
   int64_t columns;
   RowLayout<1> layout;
@@ -29,9 +29,18 @@ struct GlobalNorm {
   double* sums;
 };
 
-size_t global_norm_scratch_bytes(const NormTensor* tensors, int64_t count);
-cudaError_t global_norm(cudaStream_t stream, const NormTensor* tensors, int64_t count,
+size_t global_norm_scratch_bytes(const ListTensor* tensors, int64_t count);
+cudaError_t global_norm(cudaStream_t stream, const ListTensor* tensors, int64_t count,
                         const GlobalNorm& args);
+
+// Every element *= *inverse_scale; *found_inf = 1 if one was infinite or NaN before, else 0.
+struct Unscale {
+  float* found_inf;
+  const float* inverse_scale;
+};
+
+cudaError_t unscale(cudaStream_t stream, const ListTensor* tensors, int64_t count,
+                    const Unscale& args);
 
 // Rows of `columns` elements, alike in weight, m, v (f32), gradient and copy; a contiguous tensor
 // is one row. copy: f16 or bf16, null: none.

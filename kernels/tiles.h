@@ -192,7 +192,7 @@ constexpr int kListThreads = 256;
 // Elements of a chunk: long enough that finding it costs little (1 us of the 5 that a block needs
 // to move it), short enough that a model of 10^8 parameters gives each multiprocessor hundreds.
 constexpr int kAdamWChunk = 8192;
-constexpr int kNormChunk = 16384;
+constexpr int kListChunk = 16384;
 
 // Blocks of adamw_update on a multiprocessor: 4 of 256 threads with 8 16-byte loads each keep
 // 128 KiB in flight, and may have 64 registers a thread.
@@ -200,7 +200,7 @@ constexpr int kAdamWMinBlocks = 4;
 
 // Tensors of one launch: what fits into 4 KiB of arguments.
 constexpr int kAdamWRuns = 64;
-constexpr int kNormRuns = 128;
+constexpr int kListRuns = 128;
 
 // The block that adds up the sums of all chunks.
 constexpr int kNormFinishSums = 1024;

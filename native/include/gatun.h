@@ -493,6 +493,13 @@ GATUN_API gatun_status gatun_global_norm(gatun_stream stream, const gatun_tensor
                                          const gatun_tensor* const* tensors, int32_t count,
                                          double max_norm);
 
+/* Undoes a loss scale (torch.amp): every tensor *= inverse_scale, f32 scalar, rounded to its dtype;
+ * found_inf f32 scalar = 1 if any element was infinite or NaN before, else 0. tensors: an array of
+ * `count` pointers, float dtypes. Elements are multiplied whatever was found. */
+GATUN_API gatun_status gatun_unscale(gatun_stream stream, const gatun_tensor* found_inf,
+                                     const gatun_tensor* const* tensors, int32_t count,
+                                     const gatun_tensor* inverse_scale);
+
 /* AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), the order of torch.optim.AdamW:
  *   w -= lr * decay * w;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
  *   w -= lr * (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + eps),  g = gradient * clip.

@@ -863,6 +863,22 @@ void describe_functions() {
                                  count > 2 && count <= 1 << 20 ? 2 : count, c.real[0]);
       });
   op(
+      "unscale",
+      [](Call& c) {
+        c.add(GATUN_F32, {1});
+        c.add(float_type(), {5, 4});
+        c.add(float_type(), {7});
+        c.add(GATUN_F32, {});
+        c.integer[0] = 2;
+      },
+      [](Call& c) {
+        c.list[0][0] = c.tensor[1];
+        c.list[0][1] = c.tensor[2];
+        const auto count = static_cast<int32_t>(c.integer[0]);
+        return gatun_unscale(c.handle[0], c.tensor[0], c.list[0],
+                             count > 2 && count <= 1 << 20 ? 2 : count, c.tensor[3]);
+      });
+  op(
       "adamw",
       [](Call& c) {
         c.add(GATUN_F32, {5, 4});

@@ -1,5 +1,5 @@
-// cross_entropy, global_norm and adamw of every SIMD level against float64 references, on random
-// ragged shapes, strides and dtypes. Usage: cpu_training_test [seed]
+// cross_entropy, global_norm, unscale and adamw of every SIMD level against float64 references, on
+// random ragged shapes, strides and dtypes. Usage: cpu_training_test [seed]
 #include "cpu_tensors.h"
 
 namespace {
@@ -189,6 +189,49 @@ void test_norm_of_threads(const Backend& backend) {
   }
 }
 
+// ---- unscaling ----
+
+void test_unscale(const Backend& backend, int threads) {
+  for (int trial = 0; trial < 40; ++trial) {
+    std::vector<Tensor> tensors;
+    const int count = static_cast<int>(generator() % 6);
+    for (int i = 0; i < count; ++i) {
+      tensors.emplace_back(kFloats[generator() % 3],
+                           std::vector<int64_t>{pick({0, 1, 3, 300}), pick({1, 31, 129})}, flip());
+      tensors.back().random(100);
+    }
+    // at most one element of all is not finite: each of them must be looked at
+    const double bad =
+        std::initializer_list<double>{0, NAN, INFINITY, -INFINITY}.begin()[trial % 4];
+    bool broken = false;
+    if (bad != 0 && count > 0) {
+      Tensor& tensor = tensors[generator() % tensors.size()];
+      if (tensor.size() > 0) {
+        tensor.set(static_cast<int64_t>(generator() % static_cast<uint64_t>(tensor.size())), bad);
+        broken = true;
+      }
+    }
+    Tensor found(GATUN_F32, {}), inverse(GATUN_F32, {1});
+    const float scale = trial % 2 == 0 ? 0x1p-16f : 0.3f;
+    inverse.set(0, static_cast<double>(scale));
+    Unscale args{};
+    args.found_inf = found.view();
+    args.inverse_scale = inverse.view();
+    std::vector<std::vector<double>> truth;
+    for (Tensor& tensor : tensors) {
+      truth.push_back(tensor.values());
+      for (double& x : truth.back())  // the product is exact in double
+        x = static_cast<double>(static_cast<float>(x * static_cast<double>(scale)));
+      args.tensors.push_back(tensor.view());
+    }
+    TestContext context(threads);
+    backend.unscale(context, args);
+    check("unscale, found_inf", found, {broken ? 1. : 0.}, {0});
+    for (size_t i = 0; i < tensors.size(); ++i)
+      check("unscale", tensors[i], truth[i], std::vector<double>(truth[i].size()));
+  }
+}
+
 // ---- AdamW ----
 
 void test_adamw(const Backend& backend, int threads) {
@@ -297,6 +340,7 @@ int main(int argc, char** argv) {
     test_cross_entropy_nan(backend, threads);
     test_global_norm(backend, threads);
     test_norm_of_threads(backend);
+    test_unscale(backend, threads);
     test_adamw(backend, threads);
   });
 }

@@ -16,6 +16,7 @@ void argmax(Context& context, const ArgMax& args);
 void sample(Context& context, const Sample& args);
 void cross_entropy(Context& context, const CrossEntropy& args);
 void global_norm(Context& context, const GlobalNorm& args);
+void unscale(Context& context, const Unscale& args);
 void adamw(Context& context, const AdamW& args);
 void attention_forward(Context& context, const AttentionForward& args);
 void attention_backward(Context& context, const AttentionBackward& args);
@@ -43,6 +44,7 @@ inline constexpr Backend kBackend = [] {
   backend.sample = sample;
   backend.cross_entropy = cross_entropy;
   backend.global_norm = global_norm;
+  backend.unscale = unscale;
   backend.adamw = adamw;
   backend.attention_forward = attention_forward;
   backend.attention_backward = attention_backward;

@@ -25,16 +25,20 @@ int64_t list_layout(const View* const (&operands)[kOperands],
   return operands[0]->size(0);
 }
 
+std::vector<kernels::ListTensor> list_of(const std::vector<View>& views) {
+  std::vector<kernels::ListTensor> tensors(views.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    tensors[i].data = views[i].data;
+    tensors[i].type = element_type(views[i].dtype);
+    tensors[i].columns = list_layout({&views[i]}, tensors[i].layout);
+  }
+  return tensors;
+}
+
 }  // namespace
 
 void global_norm(Context& context, const GlobalNorm& args) {
-  std::vector<kernels::NormTensor> tensors(args.tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const View& view = args.tensors[i];
-    tensors[i].data = view.data;
-    tensors[i].type = element_type(view.dtype);
-    tensors[i].columns = list_layout({&view}, tensors[i].layout);
-  }
+  const std::vector<kernels::ListTensor> tensors = list_of(args.tensors);
   const int64_t count = static_cast<int64_t>(tensors.size());
   kernels::GlobalNorm p = {};
   p.norm = args.norm.as<float>();
@@ -42,6 +46,14 @@ void global_norm(Context& context, const GlobalNorm& args) {
   p.max_norm = args.max_norm;
   p.sums = scratch<double>(context, kernels::global_norm_scratch_bytes(tensors.data(), count));
   check_launch("global_norm", kernels::global_norm(stream_of(context), tensors.data(), count, p));
+}
+
+void unscale(Context& context, const Unscale& args) {
+  const std::vector<kernels::ListTensor> tensors = list_of(args.tensors);
+  check_launch(
+      "unscale",
+      kernels::unscale(stream_of(context), tensors.data(), static_cast<int64_t>(tensors.size()),
+                       {args.found_inf.as<float>(), args.inverse_scale.as<float>()}));
 }
 
 void adamw(Context& context, const AdamW& args) {

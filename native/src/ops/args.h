@@ -155,6 +155,10 @@ struct GlobalNorm {
   std::vector<View> tensors;
   double max_norm;
 };
+struct Unscale {
+  View found_inf, inverse_scale;
+  std::vector<View> tensors;
+};
 struct AdamW {
   std::vector<View> weights, gradients, m, v, copies;  // copies: empty, or one each (maybe absent)
   std::vector<float> decay;

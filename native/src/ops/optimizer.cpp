@@ -42,6 +42,28 @@ gatun_status gatun_global_norm(gatun_stream stream, const gatun_tensor* norm_,
   });
 }
 
+gatun_status gatun_unscale(gatun_stream stream, const gatun_tensor* found_inf,
+                           const gatun_tensor* const* tensors_, int32_t count,
+                           const gatun_tensor* inverse_scale) {
+  return guard([&] {
+    Call call(Op::unscale, stream);
+    check_count(call, "count", count);
+    Unscale args;
+    call.scalar(call.destination("found_inf", found_inf, args.found_inf), GATUN_F32);
+    call.scalar(call.source("inverse_scale", inverse_scale, args.inverse_scale), GATUN_F32);
+    const gatun_tensor* const* tensors = call.array("tensors", tensors_, count);
+    args.tensors.resize(static_cast<size_t>(count));
+    double elements = 0, read = 0;
+    for (int32_t i = 0; i < count; ++i) {
+      View& view = args.tensors[static_cast<size_t>(i)];
+      call.floating({call.updated("tensors", tensors[i], view, i)});
+      elements += elements_of(view);
+      read += bytes_of(view);
+    }
+    call.submit(args, elements, read);
+  });
+}
+
 gatun_status gatun_adamw(gatun_stream stream, const gatun_adamw_args* options) {
   return guard([&] {
     Call call(Op::adamw, stream);

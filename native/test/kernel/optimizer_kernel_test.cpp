@@ -29,9 +29,9 @@ struct Norm {
 };
 
 Norm norm_of(std::deque<DeviceArray>& arrays, double max_norm) {
-  std::vector<NormTensor> tensors;
+  std::vector<ListTensor> tensors;
   for (DeviceArray& a : arrays) {
-    NormTensor t = {a.data(), a.type(), a.columns(), {}};
+    ListTensor t = {a.data(), a.type(), a.columns(), {}};
     a.describe(t.layout, 0);
     tensors.push_back(t);
   }
@@ -79,6 +79,72 @@ void global_norms() {
     const Norm had = norm_of(arrays, 1);
     expect(!std::isfinite(had.norm) && std::isnan(had.factor), "of %g: norm %g, factor %g", bad,
            had.norm, had.factor);
+  }
+}
+
+// ---- unscaling ----
+
+float found_in(std::deque<DeviceArray>& arrays, float inverse_scale) {
+  std::vector<ListTensor> tensors;
+  for (DeviceArray& a : arrays) {
+    ListTensor t = {a.data(), a.type(), a.columns(), {}};
+    a.describe(t.layout, 0);
+    tensors.push_back(t);
+  }
+  Scalar<float> found(-1), inverse(inverse_scale);
+  expect.ran("unscale", unscale(nullptr, tensors.data(), static_cast<int64_t>(tensors.size()),
+                                {found.at(), inverse.at()}));
+  return found.value();
+}
+
+// What a type holds of an element's product, which is exact in double.
+double product(ElementType type, double x, float scale) {
+  const float value = static_cast<float>(x * static_cast<double>(scale));
+  return type == kF32   ? static_cast<double>(value)
+         : type == kF16 ? rounded<__half>(value)
+                        : rounded<__nv_bfloat16>(value);
+}
+
+void unscalings() {
+  for (int round = 0; round < 20; ++round) {
+    std::deque<DeviceArray> arrays;
+    const int count = static_cast<int>(any({0, 1, 3, 20, 300}));
+    for (int i = 0; i < count; ++i) {
+      const int64_t rows = any({1, 1, 1, 3});
+      const int64_t columns = count > 100 ? any({0, 1, 5, 64, 700}) : any_size();
+      arrays.emplace_back((ElementType[]){kF32, kF16, kBf16}[generator() % 3], rows, columns,
+                          rows > 1 ? any({0, 3, 8}) : 0, any({0, 0, 1, 8}));
+      arrays.back().random(generator, 100);
+    }
+    // at most one element of all is not finite: each of them must be looked at
+    const double bad =
+        std::initializer_list<double>{0, NAN, INFINITY, -INFINITY}.begin()[round % 4];
+    bool broken = false;
+    if (bad != 0 && count > 0) {
+      DeviceArray& array = arrays[generator() % arrays.size()];
+      if (array.elements() > 0) {
+        array.set(static_cast<int64_t>(generator() % static_cast<uint64_t>(array.elements())), bad);
+        broken = true;
+      }
+    }
+    std::vector<std::vector<double>> before;
+    for (const DeviceArray& a : arrays) before.push_back(a.values());
+    const float scale = round % 2 == 0 ? 0x1p-16f : 0.3f;
+    const float found = found_in(arrays, scale);
+    expect(found == (broken ? 1.f : 0.f), "%d tensors with %g: found %g", count, broken ? bad : 0.,
+           static_cast<double>(found));
+    for (size_t i = 0; i < arrays.size(); ++i) {
+      const DeviceArray& a = arrays[i];
+      int64_t at = 0;
+      for (; at < a.elements(); ++at) {
+        const double wanted = product(a.type(), before[i][static_cast<size_t>(at)], scale);
+        if (!(a.get(at) == wanted || (std::isnan(a.get(at)) && std::isnan(wanted)))) break;
+      }
+      expect(at == a.elements(), "tensor %zu of %d (%lldx%lld %s) at %lld", i, count,
+             static_cast<long long>(a.rows()), static_cast<long long>(a.columns()),
+             name_of(a.type()), static_cast<long long>(at));
+      expect(a.intact(), "wrote outside of tensor %zu", i);
+    }
   }
 }
 
@@ -220,13 +286,17 @@ void far_apart() {
   auto* const g = static_cast<__nv_bfloat16*>(
       simt::allocate_sparse(static_cast<size_t>(kApart + kColumns) * sizeof(__nv_bfloat16)));
   for (int64_t i = 0; i < kColumns; ++i) g[i] = g[kApart + i] = from_float<__nv_bfloat16>(2.f);
-  NormTensor norm = {g, kBf16, kColumns, {2, 1, {2}, {{kApart}}}};
+  ListTensor norm = {g, kBf16, kColumns, {2, 1, {2}, {{kApart}}}};
   Scalar<float> length(-1), factor(-1), rate(0.25f);
   DeviceVector<double> sums(1);
   expect.ran("far apart",
              global_norm(nullptr, &norm, 1, {length.at(), factor.at(), 0, sums.data()}));
   expect(std::fabs(length.value() - std::sqrt(800.f)) < 1e-5f, "far apart: norm %g",
          static_cast<double>(length.value()));
+  Scalar<float> found(-1), inverse(0.5f);
+  expect.ran("far apart", unscale(nullptr, &norm, 1, {found.at(), inverse.at()}));
+  expect(found.value() == 0.f && to_float(g[0]) == 1.f && to_float(g[kApart]) == 1.f,
+         "far apart: not halved");
   Parameter p(2, kColumns, kF32, kF16, false, true);
   const std::vector<double> weight = p.weight.values();
   for (int64_t i = 0; i < p.m.elements(); ++i) {
@@ -272,6 +342,9 @@ void traffic() {
     simt::reset_counters();
     norm_of(arrays, 1);
     check(type == kF32 ? "global_norm f32" : "global_norm bf16", size * kElements, 0);
+    simt::reset_counters();
+    found_in(arrays, 0.5f);
+    check(type == kF32 ? "unscale f32" : "unscale bf16", size * kElements, size * kElements);
 
     std::deque<Parameter> parameters;
     std::vector<AdamWTensor> tensors;
@@ -301,6 +374,7 @@ int main(int argc, char** argv) {
     simt::set_options({order, seed});
     generator.seed(seed + static_cast<unsigned>(order));
     global_norms();
+    unscalings();
     updates();
     no_step();
   }

@@ -1,5 +1,7 @@
-// AdamW and the global norm over lists of tensors: one parallel region over pieces of all of them.
+// The global norm, unscaling and AdamW over lists of tensors: one parallel region over pieces of
+// all of them.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -82,6 +84,27 @@ double sum_of_squares(const T* x, int64_t n) {
   for (int lane = 0; lane < kLanes / 2; ++lane) total += sums[lane];
   for (; i < n; ++i) total += static_cast<double>(to_float(x[i])) * to_float(x[i]);
   return total;
+}
+
+// x *= scale; whether all elements were finite.
+template <typename T>
+bool scale_run(T* x, int64_t n, float scale) {
+  vf off = {};  // x - x: 0, NaN of what is not finite
+  each_vector(
+      n,
+      [&](int64_t i) {
+        const vf v = load(x + i);
+        off += v - v;
+        store(x + i, v * scale);
+      },
+      [&](int64_t i, int count) {
+        const vf v = load_first(x + i, count);
+        off += v - v;
+        store_first(x + i, v * scale, count);
+      });
+  bool finite = true;
+  for (int lane = 0; lane < kLanes; ++lane) finite = finite && off[lane] == 0.f;
+  return finite;
 }
 
 inline vf square_root(vf x) {
@@ -169,6 +192,27 @@ void global_norm(Context& context, const GlobalNorm& args) {
     factor = std::min(1.0, args.max_norm / (static_cast<double>(norm) + 1e-6));
   }
   if (args.factor) *args.factor.as<float>() = static_cast<float>(factor);
+}
+
+void unscale(Context& context, const Unscale& args) {
+  const float scale = *args.inverse_scale.as<float>();
+  std::vector<Rows<1>> tensors;
+  tensors.reserve(args.tensors.size());
+  for (const View& tensor : args.tensors) tensors.emplace_back(Rows<1>({&tensor}, Merge::kAll));
+  const std::vector<Piece> pieces =
+      pieces_of(tensors.size(), [&](size_t i) { return tensors[i].elements(); });
+  std::atomic<bool> found{false};
+  each_piece(context, pieces, [&](int64_t, const Piece& piece) {
+    const size_t i = static_cast<size_t>(piece.tensor);
+    bool finite = true;
+    with_float(args.tensors[i].dtype, [&]<typename T>() {
+      tensors[i].walk(piece.begin, piece.end, [&](const int64_t(&at)[1], int64_t n, int64_t) {
+        finite = scale_run(args.tensors[i].as<T>() + at[0], n, scale) && finite;
+      });
+    });
+    if (!finite) found.store(true, std::memory_order_relaxed);
+  });
+  *args.found_inf.as<float>() = found.load(std::memory_order_relaxed) ? 1.f : 0.f;
 }
 
 void adamw(Context& context, const AdamW& args) {

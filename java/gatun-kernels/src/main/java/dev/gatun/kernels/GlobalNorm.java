@@ -2,8 +2,6 @@ package dev.gatun.kernels;
 
 import dev.gatun.kernels.internal.GatunH;
 import dev.gatun.kernels.internal.Native;
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.List;
 
 /**
@@ -29,16 +27,12 @@ public final class GlobalNorm {
      */
     public static Norm of(Ops ops, List<Tensor> tensors, double maxNorm) {
         Norm result = new Norm(ops.make(DType.F32), ops.make(DType.F32));
-        MemorySegment pointers = ops.stream.scratch(8L * Math.max(1, tensors.size()));
-        for (int i = 0; i < tensors.size(); i++) {
-            pointers.setAtIndex(ValueLayout.ADDRESS, i, tensors.get(i).pointer());
-        }
         Native.check(
                 GatunH.gatun_global_norm(
                         ops.handle(),
                         result.norm.raw(),
                         result.factor.raw(),
-                        pointers,
+                        ops.stream.pointers(tensors),
                         tensors.size(),
                         maxNorm),
                 "global_norm");

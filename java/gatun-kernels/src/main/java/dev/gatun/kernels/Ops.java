@@ -438,6 +438,11 @@ public sealed class Ops implements AutoCloseable permits Tape {
         return GlobalNorm.of(this, tensors, maxNorm);
     }
 
+    /** Multiplies tensors in place by 1 / scale; 1 where one was infinite or NaN, else 0. */
+    public Tensor unscale(List<Tensor> tensors, Tensor inverseScale) {
+        return Unscale.run(this, tensors, inverseScale);
+    }
+
     /** One AdamW step of many weights. */
     public void adamw(
             AdamW.Options options,

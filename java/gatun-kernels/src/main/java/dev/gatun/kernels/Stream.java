@@ -11,6 +11,7 @@ import dev.gatun.kernels.internal.gatun_sample_args;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -104,6 +105,15 @@ final class Stream {
             scratch = Arena.ofAuto().allocate(Math.max(4096, Long.highestOneBit(bytes) << 1), 64);
         }
         return scratch;
+    }
+
+    /** An array of pointers to tensors' structs, in {@link #scratch}. */
+    MemorySegment pointers(List<Tensor> tensors) {
+        MemorySegment pointers = scratch(8L * Math.max(1, tensors.size()));
+        for (int i = 0; i < tensors.size(); i++) {
+            pointers.setAtIndex(ValueLayout.ADDRESS, i, tensors.get(i).pointer());
+        }
+        return pointers;
     }
 
     long allocate(long bytes, Purpose purpose) {

@@ -160,6 +160,7 @@ class MisuseTest {
             boolean takesTensors =
                     !function.matches(".*(buffer|device|stream|event|profile).*")
                             && !function.contains("global_norm")
+                            && !function.contains("unscale")
                             && !function.contains("adamw");
             if (takesTensors && random.nextInt(5) != 0) {
                 return tensors.get(random.nextInt(tensors.size()));

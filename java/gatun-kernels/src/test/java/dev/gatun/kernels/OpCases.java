@@ -303,6 +303,14 @@ public final class OpCases {
         all.add(globalNorm("global_norm", 3, 37));
         all.add(globalNorm("global_norm one", 1, 1));
         all.add(globalNorm("global_norm many", 70, 129));
+        for (DType dtype : FLOATS) {
+            all.add(unscale("unscale", dtype, 3, 37, 1));
+            all.add(unscale("unscale one", dtype, 1, 1, 1));
+            all.add(unscale("unscale nothing", dtype, 2, 0, 1));
+            all.add(unscale("unscale many", dtype, 150, 129, 1));
+            all.add(unscale("unscale an infinity", dtype, 3, 37, Double.POSITIVE_INFINITY));
+            all.add(unscale("unscale not a number", dtype, 3, 37, Double.NaN));
+        }
     }
 
     // ---- Makers ---------------------------------------------------------------------------
@@ -1104,6 +1112,51 @@ public final class OpCases {
                                 0.1f),
                 28.0 * n,
                 12.0 * n);
+    }
+
+    /**
+     * @param last of the last tensor, times a normal number: its last element
+     */
+    private static OpCase unscale(String name, DType d, int tensors, long n, double last) {
+        List<Operand> operands = new ArrayList<>();
+        operands.add(new Operand("inverse scale", DType.F32, Source.of(0x1p-10f), false));
+        for (int i = 0; i < tensors; i++) {
+            boolean ends = i == tensors - 1;
+            Source normal = Source.normal(1000);
+            operands.add(
+                    new Operand(
+                            "g" + i,
+                            d,
+                            (random, at) ->
+                                    (ends && at == n - 1 ? last : 1) * normal.next(random, at),
+                            false,
+                            n));
+        }
+        return new OpCase(
+                name,
+                Set.of("unscale"),
+                d,
+                operands,
+                (ops, in) -> {
+                    List<Tensor> results = new ArrayList<>(in.subList(1, in.size()));
+                    results.add(ops.unscale(in.subList(1, in.size()), in.getFirst()));
+                    return results;
+                },
+                (r, in) -> {
+                    double[][] results = new double[tensors + 1][];
+                    double found = 0;
+                    for (int i = 0; i < tensors; i++) {
+                        results[i] = new double[in[i + 1].length];
+                        for (int j = 0; j < results[i].length; j++) {
+                            results[i][j] = r.applyAsDouble(in[i + 1][j] * in[0][0]);
+                            found = Double.isFinite(in[i + 1][j]) ? found : 1;
+                        }
+                    }
+                    results[tensors] = new double[] {found};
+                    return results;
+                },
+                2.0 * tensors * n * d.bytes(),
+                (double) tensors * n);
     }
 
     private static OpCase globalNorm(String name, int tensors, long n) {

@@ -3586,6 +3586,70 @@ public class GatunH extends GatunSymbols {
         }
     }
 
+    private static class gatun_unscale {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            GatunH.C_INT,
+            GatunH.C_LONG,
+            GatunH.C_POINTER,
+            GatunH.C_POINTER,
+            GatunH.C_INT,
+            GatunH.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("gatun_unscale");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * gatun_status gatun_unscale(gatun_stream stream, const gatun_tensor *found_inf, const gatun_tensor *const *tensors, int32_t count, const gatun_tensor *inverse_scale)
+     * }
+     */
+    public static FunctionDescriptor gatun_unscale$descriptor() {
+        return gatun_unscale.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * gatun_status gatun_unscale(gatun_stream stream, const gatun_tensor *found_inf, const gatun_tensor *const *tensors, int32_t count, const gatun_tensor *inverse_scale)
+     * }
+     */
+    public static MethodHandle gatun_unscale$handle() {
+        return gatun_unscale.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * gatun_status gatun_unscale(gatun_stream stream, const gatun_tensor *found_inf, const gatun_tensor *const *tensors, int32_t count, const gatun_tensor *inverse_scale)
+     * }
+     */
+    public static MemorySegment gatun_unscale$address() {
+        return gatun_unscale.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * gatun_status gatun_unscale(gatun_stream stream, const gatun_tensor *found_inf, const gatun_tensor *const *tensors, int32_t count, const gatun_tensor *inverse_scale)
+     * }
+     */
+    public static int gatun_unscale(long stream, MemorySegment found_inf, MemorySegment tensors, int count, MemorySegment inverse_scale) {
+        var mh$ = gatun_unscale.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("gatun_unscale", stream, found_inf, tensors, count, inverse_scale);
+            }
+            return (int)mh$.invokeExact(stream, found_inf, tensors, count, inverse_scale);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class gatun_adamw {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             GatunH.C_INT,
