@@ -2,9 +2,14 @@ package dev.gatun.bench;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import dev.gatun.kernels.CrossEntropy;
+import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.OpCase;
 import dev.gatun.kernels.OpCases;
+import dev.gatun.kernels.Purpose;
+import dev.gatun.kernels.Tape;
+import dev.gatun.kernels.Tensor;
 import java.io.ByteArrayOutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
@@ -56,6 +61,40 @@ class CountersTest {
                         .isEqualTo(k.phases());
             }
         });
+    }
+
+    /** Rows of logits are padded, so neither product of a head goes element by element. */
+    @Test
+    void headsOfOddVocabulariesAreReadInWholeWords() {
+        assertThat(bytesOfARequest(true)).isGreaterThan(200);
+        assertThat(bytesOfARequest(false)).as("rows without padding").isLessThan(150);
+    }
+
+    private double bytesOfARequest(boolean padded) {
+        SimCounters counters = new SimCounters(sim);
+        try (Tensor head = Tensor.empty(sim, DType.BF16, Purpose.WEIGHTS, 1031, 64);
+                Tape tape = sim.tape()) {
+            head.write(new float[1031 * 64]);
+            head.requireGradient();
+            Tensor x = tape.watch(tape.full(DType.BF16, 1, 72, 64));
+            Tensor targets = tape.zeros(DType.I32, 72);
+            Tensor logits = padded ? tape.logits(x, head) : tape.linearTransposed(x, head);
+            Tensor loss = tape.crossEntropy(logits, targets, CrossEntropy.Options.DEFAULT, null);
+            loss.item();
+            counters.start();
+            tape.backward(loss);
+            tape.gradient(x).orElseThrow().toFloats();
+            counters.stop();
+        }
+        long bytes = 0;
+        long requests = 0;
+        for (SimCounters.Kernel k : counters.read()) {
+            if (k.name().equals("matmul_tiles")) {
+                bytes += k.read() + k.written();
+                requests += k.requests();
+            }
+        }
+        return (double) bytes / requests;
     }
 
     @Test

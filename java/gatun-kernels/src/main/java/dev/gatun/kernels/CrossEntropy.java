@@ -54,8 +54,7 @@ public final class CrossEntropy {
         boolean consumed =
                 logits.base().leafGradient() == null
                         && logits.storage.scope != null
-                        && logits.elements() == logits.base().elements()
-                        && logits.contiguous();
+                        && logits.elements() == logits.base().elements();
         Tensor gradient = logits;
         if (!consumed) {
             gradient = ops.make(logits.dtype(), logits.shape);

@@ -53,8 +53,7 @@ final class GradientSlot {
     Tape.Destination destination(Tape tape, Tensor view) {
         Tensor g = gradient;
         if (g == null) {
-            Storage storage = tape.hold(base.dtype(), base.shape);
-            g = Tensor.dense(storage, base.dtype(), base.shape);
+            g = tape.holdLike(base);
             gradient = g;
             if (whole(view)) {
                 return new Tape.Destination(view.in(g), false);
@@ -90,7 +89,7 @@ final class GradientSlot {
         if (gradient != null
                 || !whole(view)
                 || other.dtype() != base.dtype()
-                || other.storage.bytes != base.elements() * base.dtype().bytes()
+                || other.storage.bytes != base.storage.bytes
                 || other.offset != view.offset
                 || !Arrays.equals(other.shape, view.shape)
                 || !sameLayout(other, view)) {
@@ -130,8 +129,7 @@ final class GradientSlot {
     }
 
     private Tensor unshare(Tape tape, Tensor shared) {
-        Storage storage = tape.hold(base.dtype(), base.shape);
-        Tensor own = Tensor.dense(storage, base.dtype(), base.shape);
+        Tensor own = tape.holdLike(base);
         Values.copyOn(tape.stream, own, shared);
         gradient = own;
         shared.storage.release();

@@ -23,18 +23,23 @@ public final class Linear {
     /** y = x · W (+ b) (+ residual), W [in, out]. */
     public static Tensor forward(
             Ops ops, Tensor x, Tensor weight, @Nullable Tensor bias, @Nullable Tensor residual) {
-        return forward(ops, x, weight, bias, residual, MatMul.Options.PLAIN, null);
+        return forward(ops, x, weight, bias, residual, MatMul.Options.PLAIN, null, false);
     }
 
     /** y = x · Wᵀ (+ b) (+ residual), W [out, in]. */
     public static Tensor transposed(
             Ops ops, Tensor x, Tensor weight, @Nullable Tensor bias, @Nullable Tensor residual) {
-        return forward(ops, x, weight, bias, residual, MatMul.Options.TRANSPOSE_B, null);
+        return forward(ops, x, weight, bias, residual, MatMul.Options.TRANSPOSE_B, null, false);
+    }
+
+    /** y = x · Wᵀ, W [out, in], with rows that start at multiples of 64 elements. */
+    public static Tensor logits(Ops ops, Tensor x, Tensor weight) {
+        return forward(ops, x, weight, null, null, MatMul.Options.TRANSPOSE_B, null, true);
     }
 
     /** y = gelu(x · W + b), W [in, out]. */
     public static Tensor gelu(Ops ops, Tensor x, Tensor weight, Tensor bias, Gelu form) {
-        return forward(ops, x, weight, bias, null, MatMul.Options.PLAIN, form);
+        return forward(ops, x, weight, bias, null, MatMul.Options.PLAIN, form, false);
     }
 
     private static Tensor forward(
@@ -44,7 +49,8 @@ public final class Linear {
             @Nullable Tensor bias,
             @Nullable Tensor residual,
             MatMul.Options options,
-            @Nullable Gelu form) {
+            @Nullable Gelu form,
+            boolean aligned) {
         x.valued();
         weight.valued();
         if (bias != null) {
@@ -74,7 +80,7 @@ public final class Linear {
                                 || tape.needs(weight)
                                 || tape.needs(bias)
                                 || tape.needs(residual));
-        Tensor y = ops.make(x.dtype(), shape);
+        Tensor y = aligned ? ops.makeAligned(x.dtype(), shape) : ops.make(x.dtype(), shape);
         Tensor preactivation = form != null && recorded ? ops.make(x.dtype(), shape) : null;
         Tensor xRows = MatMul.rowsOrNull(x);
         boolean flat = xRows != null && (residual == null || MatMul.rowsOrNull(residual) != null);

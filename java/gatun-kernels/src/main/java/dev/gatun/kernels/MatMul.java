@@ -199,11 +199,11 @@ public final class MatMul {
         return denseRows(copy);
     }
 
-    /** A dense tensor as [rows, last]. */
+    /** A tensor as it was made as [rows, last]. */
     static Tensor denseRows(Tensor t) {
         Tensor rows = rowsOrNull(t);
         if (rows == null) {
-            throw new AssertionError(t + " is not dense");
+            throw new AssertionError(t + " is a view");
         }
         return rows;
     }

@@ -324,6 +324,15 @@ public sealed class Ops implements AutoCloseable permits Tape {
         return Linear.transposed(this, x, weight, bias, residual);
     }
 
+    /**
+     * The scores of a vocabulary, x · Wᵀ: x [.., D], weight [V, D]. Their rows lie apart by a
+     * multiple of 64 elements, so that 16-byte accesses can read every row, whatever V is; where V
+     * is no such multiple, the result is not contiguous.
+     */
+    public Tensor logits(Tensor x, Tensor weight) {
+        return Linear.logits(this, x, weight);
+    }
+
     /** gelu(x · W + b) in one pass: x [.., in], weight [in, out], bias [out]. */
     public Tensor linearGelu(Tensor x, Tensor weight, Tensor bias, Gelu form) {
         return Linear.gelu(this, x, weight, bias, form);
@@ -473,6 +482,18 @@ public sealed class Ops implements AutoCloseable permits Tape {
                 Storage.of(stream, Shapes.bytes("empty", dtype, shape), Purpose.ACTIVATIONS);
         own(storage);
         return Tensor.dense(storage, dtype, shape);
+    }
+
+    /** As {@link #make}, but rows start at multiples of 64 elements. */
+    Tensor makeAligned(DType dtype, long... shape) {
+        open();
+        long[] padded = shape.clone();
+        int last = shape.length - 1;
+        padded[last] = Math.ceilDiv(shape[last], 64) * 64;
+        Storage storage =
+                Storage.of(stream, Shapes.bytes("empty", dtype, padded), Purpose.ACTIVATIONS);
+        own(storage);
+        return new Tensor(storage, dtype, shape, Shapes.strides(padded), 0, null);
     }
 
     Rng rng() {

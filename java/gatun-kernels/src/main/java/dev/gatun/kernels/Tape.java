@@ -347,7 +347,8 @@ public final class Tape extends Ops {
 
     /** Memory for one backward step. */
     Tensor temporary(DType dtype, long... shape) {
-        Storage storage = hold(dtype, shape);
+        Storage storage =
+                Storage.of(stream, Shapes.bytes("backward", dtype, shape), Purpose.ACTIVATIONS);
         temporaries.add(storage);
         return Tensor.dense(storage, dtype, shape);
     }
@@ -357,8 +358,10 @@ public final class Tape extends Ops {
         return unit != null && gradient.storage == unit.storage;
     }
 
-    Storage hold(DType dtype, long... shape) {
-        return Storage.of(stream, Shapes.bytes("backward", dtype, shape), Purpose.ACTIVATIONS);
+    /** A tensor that lies as this base does, for its gradient; the caller releases it. */
+    Tensor holdLike(Tensor base) {
+        Storage storage = Storage.of(stream, base.storage.bytes, Purpose.ACTIVATIONS);
+        return new Tensor(storage, base.dtype(), base.shape, base.stride, 0, null);
     }
 
     void fill(Tensor out) {

@@ -38,8 +38,8 @@ public final class OpCases {
             all.add(linear("linear qkv", dtype, 512, 768, 2304, false, false));
             all.add(linear("linear proj", dtype, 512, 3072, 768, false, false));
             all.add(linearGelu("linear_gelu fc", dtype, 512, 768, 3072, Gelu.TANH));
-            all.add(linear("head", dtype, 512, 768, 50257, true, false));
-            all.add(linear("decode head", dtype, 1, 768, 50257, true, false));
+            all.add(logits("head", dtype, 512, 768, 50257));
+            all.add(logits("decode head", dtype, 1, 768, 50257));
             all.add(layerNorm("layer_norm", dtype, 1, 512, 768));
             all.add(layerNormResidual("layer_norm residual", dtype, 1, 512, 768));
             all.add(gelu("gelu", dtype, Gelu.TANH, 1, 512, 3072));
@@ -174,6 +174,9 @@ public final class OpCases {
                                 bias));
             }
         }
+        all.add(logits("logits", d, 13, 37, 29));
+        all.add(logits("logits row", d, 1, 40, 65));
+        all.add(logits("logits whole", d, 3, 8, 64));
         if (d == DType.F32) {
             for (int t = 0; t < 4; t++) {
                 all.add(bf16x3((t & 1) != 0, (t & 2) != 0));
@@ -600,6 +603,19 @@ public final class OpCases {
                     return new double[][] {y};
                 },
                 plain.bytes() + (double) rows * out * d.bytes(),
+                plain.flops());
+    }
+
+    private static OpCase logits(String name, DType d, int rows, int in, int vocabulary) {
+        OpCase plain = linear(name, d, rows, in, vocabulary, true, false);
+        return new OpCase(
+                name,
+                plain.covers(),
+                d,
+                plain.operands(),
+                (ops, t) -> List.of(ops.logits(t.get(0), t.get(1))),
+                plain.oracle(),
+                plain.bytes(),
                 plain.flops());
     }
 

@@ -302,6 +302,66 @@ class TapeTest {
         assertThat(gradients[0]).containsExactly(gradients[1], within(1e-4f));
     }
 
+    /** Padded rows are consumed in place, all the way through the head's backward pass. */
+    @Test
+    void logitsBecomeTheirGradientWhereTheyLie() {
+        List<float[]> gradients = new ArrayList<>();
+        List<Double> losses = new ArrayList<>();
+        for (boolean padded : new boolean[] {true, false}) {
+            try (Tensor head = normalLeaf(1, 67, 8);
+                    Tape tape = device.tape()) {
+                Tensor x = tape.watch(tape.randn(DType.F32, 2, 3, 8));
+                Tensor targets = tape.empty(DType.I32, 2, 3);
+                targets.write(new int[] {0, 66, 5, -100, 31, 64});
+                Tensor logits = padded ? tape.logits(x, head) : tape.linearTransposed(x, head);
+                assertThat(logits.contiguous()).isNotEqualTo(padded);
+                assertThat(logits.shape()).containsExactly(2, 3, 67);
+                long before = device.memory().buffers();
+                Tensor loss =
+                        tape.crossEntropy(logits, targets, CrossEntropy.Options.DEFAULT, null);
+                assertThat(device.memory().buffers()).as("no copy").isEqualTo(before + 1);
+                losses.add(loss.item());
+                device.profile(true);
+                tape.backward(loss);
+                assertThat(device.profile())
+                        .extracting(Device.OpProfile::op)
+                        .containsExactlyInAnyOrder("fill", "matmul");
+                device.profile(false);
+                gradients.add(tape.gradient(x).orElseThrow().toFloats());
+                gradients.add(head.gradient().orElseThrow().toFloats());
+            }
+        }
+        assertThat(losses.get(0)).isCloseTo(losses.get(1), within(1e-5));
+        assertThat(gradients.get(0)).containsExactly(gradients.get(2), within(1e-5f));
+        assertThat(gradients.get(1)).containsExactly(gradients.get(3), within(1e-5f));
+    }
+
+    @Test
+    void paddedRowsAreRowsToEveryReader() {
+        try (Tensor head = normalLeaf(1, 67, 8);
+                Tape tape = device.tape()) {
+            Tensor x = tape.randn(DType.F32, 5, 8);
+            Tensor logits = tape.logits(x, head);
+            Tensor dense = tape.linearTransposed(x, head);
+            assertThat(logits.toFloats()).containsExactly(dense.toFloats(), within(1e-5f));
+            assertThat(tape.argmax(logits).toInts()).containsExactly(tape.argmax(dense).toInts());
+            // two readers: a gradient of its own, padded too, that both add to
+            Tensor sum = tape.add(tape.add(logits, tape.gelu(logits, Gelu.ERF)), dense);
+            tape.backward(sum, tape.full(DType.F32, 1, 5, 67));
+            float[] both = head.gradient().orElseThrow().toFloats();
+            head.dropGradient();
+            head.requireGradient();
+            try (Tape again = device.tape()) {
+                Tensor y = again.linearTransposed(x, head);
+                again.backward(
+                        again.add(again.add(y, again.gelu(y, Gelu.ERF)), y),
+                        again.full(DType.F32, 1, 5, 67));
+            }
+            assertThat(both)
+                    .containsExactly(head.gradient().orElseThrow().toFloats(), within(1e-4f));
+        }
+    }
+
     @Test
     void aResidualIsShapedAsTheResult() {
         try (Ops ops = device.ops()) {

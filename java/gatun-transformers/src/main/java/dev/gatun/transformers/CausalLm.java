@@ -35,7 +35,7 @@ public sealed interface CausalLm extends Model permits Gpt2 {
      * The scores of all possible next tokens.
      *
      * @param hidden_BTD what {@link #hidden} returned, or some rows of it
-     * @return [B, T, V]
+     * @return [B, T, V], rows apart as {@link Ops#logits} has them
      */
     Tensor head(Ops ops, Tensor hidden_BTD);
 

@@ -273,7 +273,7 @@ public final class Gpt2 implements CausalLm {
 
     @Override
     public Tensor head(Ops ops, Tensor hidden_BTD) {
-        return ops.linearTransposed(hidden_BTD, weights.head_VD, null);
+        return ops.logits(hidden_BTD, weights.head_VD);
     }
 
     private void checkTokens(Ops ops, Tensor ids_BT, @Nullable KvCache cache) {
