@@ -145,17 +145,19 @@ void run(const Case& c) {
     return Matrix(type, rows, columns, rows == c.rows ? inner : 1, rows == c.rows ? gap : 0,
                   c.misaligned);
   };
-  const auto statistic = [&] { return Matrix(ElementType::kF32, c.rows, 1, inner, gap, false); };
-  Matrix x = matrix(c.type, c.rows, c.columns), sum = x, y = x, dy = x, dx = x;
-  // rows further apart than those of x
-  Matrix residual(c.type, c.rows, c.columns, inner, gap == 0 ? 0 : gap + 16, c.misaligned);
+  // rows further apart than those of x, differently for each
+  const auto apart = [gap](int64_t more) { return gap == 0 ? 0 : gap + more; };
+  Matrix x = matrix(c.type, c.rows, c.columns), sum = x, y = x, dx = x;
+  Matrix residual(c.type, c.rows, c.columns, inner, apart(16), c.misaligned);
+  Matrix dy(c.type, c.rows, c.columns, inner, apart(48), c.misaligned);
   // copies of a Matrix point to the first one's memory
-  for (Matrix* m : {&sum, &y, &dy, &dx})
+  for (Matrix* m : {&sum, &y, &dx})
     m->data = reinterpret_cast<char*>(m->memory.data()) +
               (x.data - reinterpret_cast<char*>(x.memory.data()));
   Matrix weight = matrix(c.parameter_type, 1, c.columns),
          bias = matrix(c.parameter_type, 1, c.columns);
-  Matrix mean = statistic(), rstd = statistic();
+  Matrix mean(ElementType::kF32, c.rows, 1, inner, gap, false);
+  Matrix rstd(ElementType::kF32, c.rows, 1, inner, apart(5), false);
   x.random(1.5, generator() % 3 == 0 ? 10 : 0);
   residual.random(1, 0);
   weight.random(0.3, 1);
@@ -278,8 +280,7 @@ void run(const Case& c) {
   b.add_dbias = generator() % 2;
   b.add_ddropped = generator() % 2;
   const int missing = static_cast<int>(generator() % 5);
-  // rows apart from each other unlike those of dx
-  Matrix ddropped(c.type, c.rows, c.columns, inner, gap == 0 ? 0 : gap + 32, c.misaligned);
+  Matrix ddropped(c.type, c.rows, c.columns, inner, apart(32), c.misaligned);
   ddropped.random(1, 0);
   const auto ddropped_before = ddropped.outside();
   std::vector<double> upstream, old_dx, old_dweight, old_dbias, old_ddropped;
@@ -446,6 +447,8 @@ int main(int argc, char** argv) {
           }
     // more partial rows than threads add up a column of them
     for (ElementType type : kTypes) run({type, type, 150, 520, false, false, false});
+    // more rows than blocks, where a row is a block's
+    for (ElementType type : kTypes) run({type, type, 39, 8200, true, true, true});
     for (ElementType type : kTypes) traffic(type);
     // no rows: the parameter gradients are zeroed
     run({ElementType::kF32, ElementType::kF32, 0, 64, false, false, false});
