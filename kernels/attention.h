@@ -60,9 +60,9 @@ constexpr int kAttentionMostColumns = 256;
 
 cudaError_t attention_forward(cudaStream_t stream, ElementType type, const AttentionForward& args);
 
-// dq, dk, dv like q, k, v; each may be null (data), add_… says whether it is added to. dq_atomic: dq
-// by atomic additions in f32, in any order; no difference in f32, beyond 128 columns, or without dk
-// and dv. scratch: of attention_backward_scratch_bytes, aligned to 16.
+// dq, dk, dv like q, k, v; each may be null (data), add_… says whether it is added to. dq_atomic:
+// dq by atomic additions in f32, in any order; no difference in f32, beyond 128 columns, or without
+// dk and dv. scratch: of attention_backward_scratch_bytes, aligned to 16.
 struct AttentionBackward {
   AttentionShape shape;
   HeadRows dq, dk, dv, dout, out, q, k, v;
