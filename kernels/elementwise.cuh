@@ -125,15 +125,17 @@ __global__ void __launch_bounds__(kElementwiseThreads)
   const int64_t packs = (p.runs.columns + Op::kCount - 1) / Op::kCount;
   const int64_t total = packs * p.runs.layout.rows;
   constexpr int kTile = kElementwiseThreads * kElementwisePacks;
-  const int64_t first = int64_t{blockIdx.x} * kTile + threadIdx.x;
-  Op op[kElementwisePacks];
-  UNROLL for (int k = 0; k < kElementwisePacks; ++k) {
-    const int64_t pack = first + k * kElementwiseThreads;
-    if (pack < total) op[k].load(p, place_of<kWalk, Op::kCount>(p.runs, packs, pack));
-  }
-  UNROLL for (int k = 0; k < kElementwisePacks; ++k) {
-    const int64_t pack = first + k * kElementwiseThreads;
-    if (pack < total) op[k].store(p, place_of<kWalk, Op::kCount>(p.runs, packs, pack));
+  for (int64_t first = int64_t{blockIdx.x} * kTile + threadIdx.x; first < total;
+       first += int64_t{gridDim.x} * kTile) {
+    Op op[kElementwisePacks];
+    UNROLL for (int k = 0; k < kElementwisePacks; ++k) {
+      const int64_t pack = first + k * kElementwiseThreads;
+      if (pack < total) op[k].load(p, place_of<kWalk, Op::kCount>(p.runs, packs, pack));
+    }
+    UNROLL for (int k = 0; k < kElementwisePacks; ++k) {
+      const int64_t pack = first + k * kElementwiseThreads;
+      if (pack < total) op[k].store(p, place_of<kWalk, Op::kCount>(p.runs, packs, pack));
+    }
   }
 }
 
@@ -191,8 +193,8 @@ cudaError_t launch_walk(const char* name, Walk walk, cudaStream_t stream,
   const int64_t packs = (p.runs.columns + Op::kCount - 1) / Op::kCount * p.runs.layout.rows;
   if (packs == 0) return cudaSuccess;
   constexpr int64_t kTile = kElementwiseThreads * kElementwisePacks;
-  if (packs > INT_MAX * kTile) return cudaErrorInvalidValue;
-  const unsigned blocks = static_cast<unsigned>((packs + kTile - 1) / kTile);
+  const unsigned blocks =
+      static_cast<unsigned>(std::min<int64_t>((packs + kTile - 1) / kTile, INT_MAX));
   if constexpr (Op::kCount == 1)
     return launch(name, elementwise<Op, Walk::kElements>, blocks, kElementwiseThreads, 0, stream,
                   p);

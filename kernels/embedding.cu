@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kEmbeddingThreads)
     embedding_sort(const __grid_constant__ Scatter s) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   constexpr int kWarps = kEmbeddingThreads / 32;
-  const int64_t first_row = (blockIdx.x * kWarps + threadIdx.x / 32) * 32;
+  const int64_t first_row = (int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * 32;
   if (first_row >= s.p.rows) return;  // whole warps
   const int32_t lo = static_cast<int32_t>(first_row);
   int32_t count = 0;  // of row lo + lane

@@ -150,6 +150,11 @@ EQUIVALENT = {
         "for (; row + (kAhead - 1) * kColumnSumWarps < end; row += kAhead * kColumnSumWarps) {",
         "off by one",
     ): "fewer rows are added four at a time, in the same order",
+    (
+        "embedding.cu",
+        "const int64_t first_row = (int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * 32;",
+        "index of 32 bits",
+    ): "rows are an int32; without the cast sm_90a spills",
     ("loss.cu", "for (int step = 0; step < steps; ++step) {", "bound moved up"): "a step behind the row has no words",
     ("loss.cu", "for (int step = steps - 1; step >= 0; --step) {", "off by one"): "a step behind the row has no words",
     ("loss.cu", "if (lane == 0) {", "condition turned"): SAME_VALUE,

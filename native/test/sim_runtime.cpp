@@ -490,7 +490,7 @@ void test_devices() {
   EXPECT(cudaEventRecord(event[0], stream[0]) == cudaSuccess);
   EXPECT(cudaStreamWaitEvent(stream[1], event[0], 0) == cudaSuccess);
   // a fault is its device's, and so is a wait
-  EXPECT(launch("plus_one", plus_one, 1, 64, 0, stream[1], static_cast<float*>(nullptr), 250) ==
+  EXPECT(launch("wild_write", wild_write, 1, 32, 0, stream[1], static_cast<float*>(memory[1])) ==
          cudaSuccess);
   EXPECT(cudaSetDevice(0) == cudaSuccess);
   EXPECT(launch("plus_one", plus_one, 1, 64, 0, stream[0], static_cast<float*>(memory[0]), 250) ==
