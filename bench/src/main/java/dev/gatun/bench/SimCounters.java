@@ -83,7 +83,7 @@ final class SimCounters {
         count(1);
     }
 
-    /** No longer counts. */
+    /** No longer counts, and forgets what was counted: {@link #read} before. */
     void stop() {
         count(0);
     }
