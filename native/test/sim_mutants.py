@@ -6,8 +6,8 @@ removed, a bound moved by one, a mask, a swizzle, a stride, an index or its type
 tests of kernels that include the file are compiled for the simulated device and run until one
 fails, crashes or does not end: that kills the mutant. One that survives is tried again under
 AddressSanitizer and UndefinedBehaviorSanitizer, where a barrier is missing also under
-ThreadSanitizer. Mutants in EQUIVALENT change nothing that a caller can see, and it says why; all
-survivors are printed, and counted by edit.
+ThreadSanitizer. Mutants in equivalent_mutants.txt change nothing that a caller can see, and it says
+why; all survivors are printed, and counted by edit.
 
 Usage: sim_mutants.py [--jobs N] [--slice N] [--only REGEX] [--seed N] [--list]
   --slice N   N mutants of edits that are sure to change something, spread evenly, of tests that
@@ -76,94 +76,23 @@ EDITS = [
     ("other operand", r"::kRstd\b", "::kMean"),
 ]
 
-# (file, text of the mutated line, what): why nobody can tell
-SAME_VALUE = "all lanes of the row hold the value that the first one writes"
-GOES_ON = "the row goes on, so the next token has it as well"
-WHOLE_VECTORS = "column and columns are multiples of the 4 or 8 elements of a vector here"
-EQUIVALENT = {
-    (
-        "layer_norm.cu",
-        "UNROLL for (int k = 0; k < kPacks; ++k) {",
-        "bound moved up",
-    ): "what follows is for columns of the row, and a tile's rows end with the last pack at the latest",
-    (
-        "attention.cu",
-        "if (i == 0 ? start != 0 : start < start_of(i - 1) || start > rows) wrong[0] = 1.f;",
-        "bound moved up",
-    ): "starts that are right are only looked at once more, in order",
-    ("layer_norm.cu", "if (column < p.columns) {", "bound moved down"): WHOLE_VECTORS,
-    ("layer_norm.cu", "if (column < p.columns)", "bound moved down"): WHOLE_VECTORS,
-    (
-        "layer_norm.cu",
-        "if (column < columns) UNROLL for (int i = 0; i < kVec; ++i) partial[column + i] = mine[k][i];",
-        "bound moved down",
-    ): WHOLE_VECTORS,
-    (
-        "embedding.cu",
-        "return row < 0 ? 0 : rows - 1;",
-        "bound moved up",
-    ): "only rows out of range come here, and 0 is none",
-    (
-        "embedding.cu",
-        "for (int64_t first = lane * kCount; first < p.columns; first += 32 * kCount * kEmbeddingPacks) {",
-        "bound moved up",
-    ): "what follows is for columns of the row",
-    (
-        "embedding.cu",
-        "for (int i = 0; i < 32; ++i) {",
-        "bound moved up",
-    ): "zeroes a row of the next warp early; the sums are written by a later kernel",
-    ("embedding.cu", "UNROLL for (int by = 1; by < 32; by *= 2) {", "bound moved up"): "no lane is 32 or more",
-    (
-        "embedding.cu",
-        "count = left < kEmbeddingSegment ? static_cast<int>(left) : kEmbeddingSegment;",
-        "bound moved up",
-    ): "they are equal then",
-    (
-        "embedding.cu",
-        "for (int first = 0; first < segment.count; first += kEmbeddingPacks) {",
-        "bound moved up",
-    ): "what follows is for tokens of the segment",
-    ("embedding.cu", "if (threadIdx.x == 0) shared.row[segment.count] = kNoKey;", "condition turned"): SAME_VALUE,
-    (
-        "embedding.cu",
-        "const int32_t row = s.sorted.row[segment.first + segment.count - 1];",
-        "off by one",
-    ): GOES_ON,
-    (
-        "embedding.cu",
-        "goes_on = segment.to_next && s.sorted.row[segment.first + segment.count - 1] == row;",
-        "off by one",
-    ): GOES_ON,
-    (
-        "values.cu",
-        "To tile[kTransposeTile][kTransposeTile + 1];  // one more: no two lanes of a column share a bank",
-        "off by one",
-    ): "bank conflicts only",
-    (
-        "bias.cu",
-        "for (int i = static_cast<int>(threadIdx.x); i < kColumns; i += kColumnSumThreads) {",
-        "sum becomes assignment",
-    ): "a block has no more columns than threads",
-    (
-        "bias.cu",
-        "for (; row + (kAhead - 1) * kColumnSumWarps < end; row += kAhead * kColumnSumWarps) {",
-        "off by one",
-    ): "fewer rows are added four at a time, in the same order",
-    (
-        "embedding.cu",
-        "const int64_t first_row = (int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * 32;",
-        "index of 32 bits",
-    ): "rows are an int32; without the cast sm_90a spills",
-    ("loss.cu", "for (int step = 0; step < steps; ++step) {", "bound moved up"): "a step behind the row has no words",
-    ("loss.cu", "for (int step = steps - 1; step >= 0; --step) {", "off by one"): "a step behind the row has no words",
-    ("loss.cu", "if (lane == 0) {", "condition turned"): SAME_VALUE,
-    ("loss.cu", "if (lane == 0) store_loss(p, index, loss_of(p, sums, x_target));", "condition turned"): SAME_VALUE,
-}
+
+def read_equivalent():
+    """(file, what, text of the line) -> why nobody can tell"""
+    found, why = {}, ""
+    for line in (NATIVE / "test/equivalent_mutants.txt").read_text().splitlines():
+        if line.startswith("# "):
+            why = line[2:]
+        elif line:
+            found[tuple(line.split(": ", 2))] = why
+    return found
+
+
+EQUIVALENT = read_equivalent()
 
 
 def equivalent(mutant):
-    return EQUIVALENT.get((mutant.name, mutant.line, mutant.what))
+    return EQUIVALENT.get((mutant.name, mutant.what, mutant.line))
 
 
 # How a test is built: as it is, and for those whom that does not kill.
@@ -295,7 +224,7 @@ class Bench:
         try:
             ran = subprocess.run(
                 [str(program), str(self.seed), "first"],
-                capture_output=True, text=True, errors="replace", timeout=40 * seconds, check=False,
+                capture_output=True, text=True, errors="replace", timeout=4 * seconds, check=False,
                 preexec_fn=limit,
                 env=os.environ
                 | {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1:history_size=0"},
@@ -318,8 +247,11 @@ def main():
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     tests = tests_of()
+    every = list(mutants(tests))
+    for gone in EQUIVALENT.keys() - {(m.name, m.what, m.line) for m in every}:
+        sys.exit("equivalent_mutants.txt: there is no mutant " + ": ".join(gone))
     chosen = [
-        m for m in mutants(tests) if re.search(options.only, f"{m.name}:{m.number}: {m.what}: {m.line}")
+        m for m in every if re.search(options.only, f"{m.name}:{m.number}: {m.what}: {m.line}")
     ]
     if options.slice:
         chosen = [m for m in chosen if m.what in SURE]
@@ -334,7 +266,7 @@ def main():
         bench = Bench(
             pathlib.Path(temporary), options.seed, ["plain"] if options.slice else list(BUILDS)
         )
-        seconds = 120
+        seconds = 120 if options.slice else 10
         if not options.slice:
             for test in sorted({t for m in chosen for t in tests[m.name]}):
                 before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -342,7 +274,7 @@ def main():
                 if fine != "survived":
                     sys.exit(f"{test.name} with the kernels as they are: {fine}")
                 took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-                seconds = max(seconds, int(5 * took))
+                seconds = max(seconds, int(3 * took))
         counts = collections.Counter()
         survivors = collections.Counter()
         started = time.monotonic()

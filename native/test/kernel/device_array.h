@@ -29,15 +29,15 @@ struct Scalar {
   T value() const { return memory[0]; }
 };
 
-// Memory before, between and after the elements is 0xA5 and must stay so: intact().
+// Memory before and between the elements is 0xA5 and must stay so: intact(). Behind the last one
+// the allocation ends.
 class DeviceArray {
  public:
   // `rows` of `columns`, `gap` elements apart; `shift` elements past an address aligned to 16.
   DeviceArray(ElementType type, int64_t rows, int64_t columns, int64_t gap = 0, int64_t shift = 0)
       : type_(type), rows_(rows), columns_(columns), stride_(columns + gap), shift_(shift) {
-    memory_.resize((static_cast<size_t>(rows * stride_ + shift) * size_of(type) + 15) / 16 +
-                   2 * kMargin);
-    std::memset(memory_.data(), 0xA5, memory_.size() * 16);
+    const int64_t behind = rows * columns == 0 ? 0 : (rows - 1) * stride_ + columns;
+    memory_.assign(kMargin + static_cast<size_t>(offset(behind + shift)), 0xA5);
   }
   char* data() { return reinterpret_cast<char*>(memory_.data() + kMargin) + offset(shift_); }
   const char* data() const { return const_cast<DeviceArray*>(this)->data(); }
@@ -71,8 +71,7 @@ class DeviceArray {
     layout.stride[operand][0] = stride_;
   }
   bool intact() const {
-    std::vector<unsigned char> bytes(memory_.size() * 16);
-    std::memcpy(bytes.data(), memory_.data(), bytes.size());
+    std::vector<unsigned char> bytes(memory_.begin(), memory_.end());
     for (int64_t i = 0; i < elements(); ++i)
       std::memset(bytes.data() + (at(i) - reinterpret_cast<const char*>(memory_.data())), 0xA5,
                   size_of(type_));
@@ -85,11 +84,11 @@ class DeviceArray {
   int64_t offset(int64_t element) const { return element * static_cast<int64_t>(size_of(type_)); }
   const char* at(int64_t i) const { return data() + offset(i / columns_ * stride_ + i % columns_); }
 
-  static constexpr size_t kMargin = 8;  // a line of 128 bytes
+  static constexpr size_t kMargin = 128;  // a line
 
   ElementType type_;
   int64_t rows_, columns_, stride_, shift_;
-  DeviceVector<uint4> memory_;
+  DeviceVector<unsigned char> memory_;
 };
 
 // Where the kernels of one launch report.
