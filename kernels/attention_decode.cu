@@ -336,7 +336,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
     softmax.update(scores, out, factor);
     multiply_weights<T, kTile>(out, scores, moved<kTile>(lanes_by_row(v), key_of_warp, 0));
   }
-  cp_async_wait<0>();
+  cp_async_commit();
+  cp_async_wait<0>();  // of q, where nothing is seen
 
   softmax.finish();
   __syncthreads();  // the tiles were read

@@ -182,7 +182,7 @@ __global__ void recursion(float* out) {
 
 // ---- asynchronous copies, tensor cores ----
 
-enum class Misuse { kNoWait, kNoCommit, kNoBarrier, kWaitOffByOne, kEarlyRefill };
+enum class Misuse { kNoWait, kNoCommit, kNoBarrier, kWaitOffByOne, kEarlyRefill, kNoLastWait };
 
 // Tiles of ones through two stages of shared memory.
 template <Misuse kMisuse>
@@ -207,6 +207,10 @@ __global__ void copies(float* out) {
     sum += s.value[tile % 2 * kThreads + kThreads - 1 - lane()];
     if (kMisuse != Misuse::kEarlyRefill) __syncthreads();
   }
+  if (kMisuse == Misuse::kNoLastWait)
+    copy(0);
+  else
+    cp_async_wait<0>();
   put(out, sum / kTiles);
 }
 __global__ void ldmatrix_for_half(float* out) {
@@ -268,10 +272,13 @@ const Broken kAll[] = {
      "was launched with", "was launched with"},
     {"recursion", recursion, "STACK OVERFLOW", "STACK OVERFLOW", "STACK OVERFLOW"},
     {"copy without a wait", copies<Misuse::kNoWait>, kWrong, kWrong, kWrong},
-    {"copy without a commit", copies<Misuse::kNoCommit>, kWrong, kWrong, kWrong},
+    {"copy without a commit", copies<Misuse::kNoCommit>, "without waiting", "without waiting",
+     "without waiting"},
     {"copy without a barrier", copies<Misuse::kNoBarrier>, kWrong, kWrong, kRace},
     {"copy with a wait off by one", copies<Misuse::kWaitOffByOne>, kWrong, kWrong, kWrong},
     {"copy into what is read", copies<Misuse::kEarlyRefill>, kWrong, kWrong, kRace},
+    {"copy in flight at the end", copies<Misuse::kNoLastWait>, "without waiting", "without waiting",
+     "without waiting"},
     {"ldmatrix for half", ldmatrix_for_half, "ldmatrix_x4", "ldmatrix_x4", "ldmatrix_x4"},
     {"mma in a branch", mma_in_a_branch, "mma f16", "mma f16", "mma f16"},
 };

@@ -103,6 +103,7 @@ struct Copy {
   const unsigned char* from;
   int size, bytes;
   unsigned group;
+  Where where;
 };
 
 struct Warp {
@@ -467,6 +468,10 @@ void leave_kernel() {
   if (worker.barriers[0].arrived > 0)
     fail_kernel("it leaves the kernel while %u threads wait at __syncthreads (%s)",
                 worker.barriers[0].arrived, Place(worker.barriers[0].where).text);
+  // it would land in what the next block on this multiprocessor has there, or later in this one's
+  if (const std::vector<Copy>& copies = worker.copies[self->number]; !copies.empty())
+    fail_kernel("it leaves the kernel without waiting for its cp_async at %s",
+                Place(copies.front().where).text);
   warp.exited |= bit;
   ++worker.exited;
   make_waiting(worker, w, bit);
@@ -1079,7 +1084,7 @@ void cp_async(uint32_t address, const void* global, int size, int bytes, Where w
   std::memset(to, 0xff, static_cast<size_t>(size));
   const sanitizer::Ignore ignore;
   worker.copies[self->number].push_back(
-      {to, static_cast<const unsigned char*>(global), size, bytes, self->groups});
+      {to, static_cast<const unsigned char*>(global), size, bytes, self->groups, where});
 }
 
 void cp_async_commit() { ++current->groups; }
