@@ -32,7 +32,10 @@ Bytes::Bytes(int64_t bytes) {
 bool Memory::take(int64_t bytes, int purpose) {
   int64_t used = used_.load(std::memory_order_relaxed);
   do {
-    if (bytes > budget - used) return false;
+    if (bytes > budget - used) {
+      device_left_.store(INT64_MAX, std::memory_order_relaxed);
+      return false;
+    }
   } while (!used_.compare_exchange_weak(used, used + bytes, std::memory_order_relaxed));
   by_purpose_[purpose].fetch_add(bytes, std::memory_order_relaxed);
   int64_t peak = peak_.load(std::memory_order_relaxed);
@@ -52,6 +55,10 @@ void Memory::describe_shortage(char* message, size_t size, const char* who, int6
   int length = std::snprintf(message, size, "out of device memory: %s needs %s, %s free of %s", who,
                              Bytes(bytes).text, Bytes(std::max<int64_t>(budget - in_use, 0)).text,
                              Bytes(budget).text);
+  const int64_t left = device_left_.load(std::memory_order_relaxed);
+  if (left != INT64_MAX && length > 0 && static_cast<size_t>(length) < size)
+    length += std::snprintf(message + length, size - static_cast<size_t>(length),
+                            ", but the device has only %s left", Bytes(left).text);
   struct Holder {
     int64_t bytes;
     int purpose;

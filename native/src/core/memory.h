@@ -20,14 +20,24 @@ struct Bytes {
   explicit Bytes(int64_t bytes);
 };
 
+// Failures asked for by the environment, for tests: GATUN_FAULT=alloc:k, launch:k or copy:k makes
+// the k-th (from 1) such call since a device was last opened fail; several may be joined by commas.
+enum class Injection { kAlloc, kLaunch, kCopy };
+void read_injections();  // as a device is opened
+bool injected(Injection what);
+
 class Memory {
  public:
   int64_t budget = 0;
+  // The core's: a plugin has a count of its own that nobody reads the environment for.
+  bool (*const injected)(Injection) = &gatun::injected;
   std::atomic<int64_t> reserved{0};  // taken + what the driver holds for reuse
 
   // False, and nothing taken, if that would pass the budget.
   bool take(int64_t bytes, int purpose);
   void give(int64_t bytes, int purpose);
+  // The device had only `left` bytes for what take() allowed: others use it too.
+  void device_is_full(int64_t left) { device_left_.store(left, std::memory_order_relaxed); }
 
   int64_t used() const { return used_.load(std::memory_order_relaxed); }
   int64_t peak() const { return peak_.load(std::memory_order_relaxed); }
@@ -41,12 +51,7 @@ class Memory {
   std::atomic<int64_t> used_{0};
   std::atomic<int64_t> peak_{0};
   std::atomic<int64_t> by_purpose_[kPurposes] = {};
+  std::atomic<int64_t> device_left_{INT64_MAX};  // when a request within the budget last failed
 };
-
-// Failures asked for by the environment, for tests: GATUN_FAULT=alloc:k, launch:k or copy:k makes
-// the k-th (from 1) such call since a device was last opened fail; several may be joined by commas.
-enum class Injection { kAlloc, kLaunch, kCopy };
-void read_injections();  // as a device is opened
-bool injected(Injection what);
 
 }  // namespace gatun

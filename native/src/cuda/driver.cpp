@@ -515,6 +515,9 @@ class CudaDriver final : public Driver {
     memory_.give(bytes, purpose);
     if (error != cudaErrorMemoryAllocation) check("cudaMallocFromPoolAsync", error);
     cudaGetLastError();
+    size_t left = 0, total = 0;
+    check("cudaMemGetInfo", cudaMemGetInfo(&left, &total));
+    memory_.device_is_full(static_cast<int64_t>(left));
     return nullptr;
   }
 
@@ -537,8 +540,9 @@ class CudaDriver final : public Driver {
       drop(stream);
     else
       graph->workspaces.reserve(graph->workspaces.size() + 1);
-    void* address = graph == nullptr ? take(stream.stream, bytes, GATUN_WORKSPACE)
-                                     : take_for_all(bytes, GATUN_WORKSPACE);
+    void* address = memory_.injected(Injection::kAlloc) ? nullptr
+                    : graph == nullptr ? take(stream.stream, bytes, GATUN_WORKSPACE)
+                                       : take_for_all(bytes, GATUN_WORKSPACE);
     if (address == nullptr) {
       char message[kMaxMessage];
       memory_.describe_shortage(message, sizeof message, op, bytes);

@@ -172,6 +172,29 @@ void test_two_devices(Driver& first, Memory& first_memory, Driver& second, Memor
   beside.join();
 }
 
+// A budget of more than the device has: the sentence gives the device's figure, too.
+void test_full_device(Driver& driver, Memory& memory) {
+  const int64_t budget = memory.budget, used = memory.used();
+  memory.budget = int64_t{1} << 50;
+  Failure failure;
+  void *stream, *address;
+  must("create_stream", driver.create_stream(&stream, failure), failure);
+  constexpr int64_t kBytes = int64_t{1} << 45;
+  if (driver.allocate(stream, kBytes, GATUN_OTHER, &address, failure) != GATUN_OUT_OF_MEMORY)
+    die("a full device", "has 35 TB");
+  char message[400];
+  memory.describe_shortage(message, sizeof message, "a test", kBytes);
+  if (std::strstr(message, "a test needs 35.2 TB") == nullptr ||
+      std::strstr(message, ", but the device has only ") == nullptr)
+    die("a full device", message);
+  memory.budget = budget;
+  if (driver.allocate(stream, kBytes, GATUN_OTHER, &address, failure) != GATUN_OUT_OF_MEMORY)
+    die("a full device", "beyond its budget");
+  memory.describe_shortage(message, sizeof message, "a test", kBytes);
+  if (std::strstr(message, "only") != nullptr || memory.used() != used) die("the budget", message);
+  driver.destroy_stream(stream);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -192,6 +215,7 @@ int main(int argc, char** argv) {
   if (plugin->open(argv[2], options, *memory, &driver, failure) == GATUN_OK) {
     test_device(*driver, *memory);
     test_large_copies(*driver, *memory);
+    test_full_device(*driver, *memory);
     std::printf("%s:0 works\n", argv[2]);
     const std::string name = std::string(argv[2]) + ":1";
     if (plugin->open(name.c_str(), options, *second_memory, &second, failure) == GATUN_OK) {

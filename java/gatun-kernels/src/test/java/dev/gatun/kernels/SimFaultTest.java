@@ -63,7 +63,13 @@ class SimFaultTest {
                                         .contains(
                                                 "DEADLOCK",
                                                 "32 of 64 threads at barrier 1"
-                                                        + " (broken_plugin.cpp:"));
+                                                        + " (broken_plugin.cpp:"),
+                        line ->
+                                assertThat(line)
+                                        .contains(
+                                                "CUDA refused to launch broken"
+                                                        + " <<<(3, 1, 1), (64, 1, 1),"
+                                                        + " 307200 bytes>>>: "));
     }
 
     /** Breaks the kernel in each way, and uses it in between. */
@@ -84,7 +90,7 @@ class SimFaultTest {
                 Tensor x = filled(ops, 1, 2, 1024);
                 Tensor weight = filled(ops, 1, 1024);
                 Tensor bias = filled(ops, 3, 1024);
-                for (int fault = 0; fault < 6; fault++) {
+                for (int fault = 0; fault < 7; fault++) {
                     try {
                         ops.layerNorm(x, weight, bias, 101 + fault);
                         ops.await();
