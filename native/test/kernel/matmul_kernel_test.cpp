@@ -348,6 +348,10 @@ void count_few_rows(const Case& c) {
   const int64_t unused = c.transpose_b ? 32 - 4 * problem.out.size() : 0;  // of a sector
   equal(c, "sectors read", had.load.sectors * 32,
         had.load.bytes + result / (4 * problem.out.size()) * unused);
+  equal(c, "bank conflicts of loads", had.shared_load.wavefronts, had.shared_load.phases);
+  if (c.transpose_b)  // else rows of a become columns on their way
+    equal(c, "bank conflicts of stores", had.shared_store.wavefronts, had.shared_store.phases);
+  compare(problem);
 }
 
 void count() {
@@ -393,13 +397,43 @@ void count() {
       }
 }
 
+// So much of k that every slot of the ring is filled again and again; and so many rows of tiles
+// that the raster has a second band.
+void fill_rings() {
+  struct {
+    int64_t m, n, k;
+    int tile, sm_count;
+    bool f32 = false;
+  } constexpr kCases[] = {
+      {120, 248, 288, kMatmulTileLarge, 1},   {64, 72, 512, kMatmulTileSmall, 1},
+      {64, 72, 512, kMatmulTileSmall, 4},     {520, 72, 24, kMatmulTileSmall, 4},
+      {72, 40, 288, kMatmulTileF32, 1, true}, {1032, 72, 24, kMatmulTileF32, 4, true}};
+  for (const auto& s : kCases)
+    for (ElementType in : kTypes)
+      for (int transposes = 0; transposes < 4; ++transposes) {
+        if (s.f32 != (in == ElementType::kF32)) continue;
+        Case c = {in, ElementType::kF32, transposes % 2 != 0, transposes >= 2, s.m, s.n, s.k};
+        set_epilogue(c, pick(kEpilogues));
+        c.gap = 8;
+        c.sm_count = s.sm_count;
+        const Choice choice = choose(c.in, c.out, Problem(c).arguments(), c.sm_count);
+        check(choice.copies && choice.tile == s.tile, c, "tile %d", choice.tile);
+        run(c);
+      }
+}
+
 // ---- what does not spread, does not change, does not wrap ----
 
 // A NaN in a row of a, or a column of b, is in that row or column of out and nowhere else.
-void nan_stays(ElementType in, int64_t m) {
-  Case c = {in, ElementType::kF32, pick(2) == 0, pick(2) == 0, m, 72, 40};
+void nan_stays(ElementType in, int64_t m, int64_t depth) {
+  Case c = {in, ElementType::kF32, pick(2) == 0, pick(2) == 0, m, 72, depth};
+  c.sm_count = depth > 500 ? 132 : 4;
   Problem problem(c);
-  const int64_t row = pick(static_cast<int>(m)), column = pick(72), k = pick(40);
+  if (depth > 500)
+    check(matmul_scratch_bytes(c.in, c.out, problem.arguments(), c.sm_count) > 0, c,
+          "it is not split");
+  const int64_t row = pick(static_cast<int>(m)), column = pick(72);
+  const int64_t k = pick(static_cast<int>(depth));
   c.transpose_a ? problem.a.set(0, k, row, NAN) : problem.a.set(0, row, k, NAN);
   c.transpose_b ? problem.b.set(0, column, k, NAN) : problem.b.set(0, k, column, NAN);
   if (!problem.launch()) return;
@@ -527,12 +561,15 @@ int main(int argc, char** argv) {
           if (first && failures > 0) return 1;
         }
     for (ElementType in : kTypes)
-      for (int64_t m : {3, 70}) nan_stays(in, m);
+      for (int64_t m : {3, 70})
+        for (int64_t depth : {40, 704}) nan_stays(in, m, depth);
   }
   simt::set_options({simt::Order::kForward, seed});
   count();
+  fill_rings();
   for (ElementType in : kTypes) {
     same_bits(in, 70, 40, 700);
+    same_bits(in, 70, 40, 704);  // by 16-byte copies
     same_bits(in, 5, 40, 700);
   }
 #if defined(GATUN_SIM_ASAN) || defined(GATUN_SIM_TSAN)
