@@ -1,5 +1,5 @@
-// The counters of the simulated device for whoever has opened the plugin: two functions beside the
-// C ABI, for the benchmark's table.
+// The simulated device's own functions for whoever has opened the plugin, beside the C ABI: its
+// counters, for the benchmark's table, and its order, for tests.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -12,6 +12,12 @@
 EXPORT void gatun_sim_count(int on) {
   simt::count_memory(on != 0);
   simt::reset_counters();
+}
+
+// The order of what may run next, from the next launch on: 0 forward, 1 reverse, 2 random from the
+// seed. What GATUN_SIM_ORDER and GATUN_SIM_SEED say is for a process that cannot call this.
+EXPORT void gatun_sim_order(int order, uint64_t seed) {
+  simt::set_options({static_cast<simt::Order>(order), seed});
 }
 
 // Writes a line of names, then one for each kernel that ran, fields between tabs, and a NUL; at

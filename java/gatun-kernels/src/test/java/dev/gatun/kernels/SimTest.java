@@ -55,6 +55,59 @@ class SimTest {
         OpCheck.gradientsAgainst(cpu, sim, c, SEED + c.toString().hashCode());
     }
 
+    /** Nothing hangs on which block or thread comes first, and an edit's check stays short. */
+    @Test
+    void agreesInEveryOrder() {
+        List<OpCase> cases = OpCases.all();
+        assertThat(cases).hasSizeGreaterThanOrEqualTo(300);
+        long seed = Long.getLong("gatun.seed", SEED);
+        long start = System.nanoTime();
+        try {
+            for (SimPlugin.Order order : SimPlugin.Order.values()) {
+                SimPlugin.order(order, seed);
+                for (OpCase c : cases) {
+                    try {
+                        OpCheck.againstOracle(sim, c, seed + c.toString().hashCode());
+                        OpCheck.gradientsAgainst(cpu, sim, c, seed + c.toString().hashCode());
+                    } catch (AssertionError | GatunException e) {
+                        throw new AssertionError(
+                                "%s, order %s of seed %d".formatted(c, order, seed), e);
+                    }
+                }
+            }
+        } finally {
+            SimPlugin.order(SimPlugin.Order.FORWARD, 1);
+        }
+        double seconds = (System.nanoTime() - start) / 1e9;
+        System.out.printf(
+                "sim: %d op cases in three orders in %.1f s, seed %d%n",
+                cases.size(), seconds, seed);
+        assertThat(seconds).isLessThan(60);
+    }
+
+    /** Whom a fault is of shows who came first. */
+    @Test
+    void theOrderIsTheOneAskedFor() {
+        try (Ops ops = sim.ops()) {
+            Tensor table = ops.full(DType.F32, 1, 5, 64);
+            int[] values = new int[4096]; // of many blocks
+            values[0] = 7;
+            values[4095] = -1;
+            Tensor ids = ops.upload(values, 4096);
+            for (SimPlugin.Order order :
+                    List.of(SimPlugin.Order.FORWARD, SimPlugin.Order.REVERSE)) {
+                SimPlugin.order(order, 1);
+                Tensor out = ops.embedding(ids, table);
+                assertThatThrownBy(out::toFloats)
+                        .as("%s", order)
+                        .hasMessageContaining(
+                                order == SimPlugin.Order.FORWARD ? "id 7 at" : "id -1 at");
+            }
+        } finally {
+            SimPlugin.order(SimPlugin.Order.FORWARD, 1);
+        }
+    }
+
     @ParameterizedTest
     @EnumSource(
             value = DType.class,
