@@ -60,6 +60,16 @@ class ArchitectureTest {
                 .check(CLASSES);
     }
 
+    /** A caller may bring JCuda; nothing here needs it. */
+    @Test
+    void nothingKnowsJCuda() {
+        noClasses()
+                .should()
+                .dependOnClassesThat()
+                .resideInAnyPackage("org.jcuda..", "jcuda..")
+                .check(CLASSES);
+    }
+
     @Test
     void namesSaySomething() {
         noClasses()

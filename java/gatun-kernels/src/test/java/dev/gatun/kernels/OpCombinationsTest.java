@@ -17,7 +17,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 /**
  * Products, norms and attention with everything that they distinguish, each with each: dtypes,
  * transposes, epilogues, masks, sizes on either side of the kernels' tiles. Some of them each time,
- * all of them nightly. The seed is {@code -Dgatun.seed}, and in the name of a test that fails.
+ * all of them nightly. The seed is {@code -Dgatun.seed}, and printed.
  */
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 class OpCombinationsTest {
@@ -38,6 +38,7 @@ class OpCombinationsTest {
 
     @BeforeAll
     void open() {
+        System.out.printf("op combinations: seed %d%n", SEED);
         cpu = Cpu.open();
         sim = Device.open("sim");
     }
