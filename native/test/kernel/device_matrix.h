@@ -21,12 +21,12 @@ inline int checks = 0;
 
 inline int pick(int count) { return static_cast<int>(generator() % static_cast<unsigned>(count)); }
 
-// `products` matrices in device memory. What lies around and between their elements is NaN: whoever
-// reads it shows it, whoever writes it is seen by untouched().
+// `products` matrices in device memory. What lies before and between their elements is NaN: whoever
+// reads it shows it, whoever writes it is seen by untouched(). Behind the last the allocation ends.
 struct Matrix {
   ElementType type;
   int64_t products, rows, columns, stride, product_stride;
-  std::vector<uint4, simt::DeviceAllocator<uint4>> memory;
+  std::vector<unsigned char, simt::DeviceAllocator<unsigned char>> memory;
   char* data;
   std::vector<unsigned char> before;
 
@@ -38,9 +38,11 @@ struct Matrix {
         columns(c),
         stride(c + gap),
         product_stride(r * stride + 2 * gap) {
-    const int64_t elements = products * product_stride + shift + 64;
-    memory.resize(static_cast<size_t>(elements * size() / 16 + 8));
-    std::memset(memory.data(), 0xff, memory.size() * 16);
+    const int64_t behind =  // the last element
+        products * rows * columns == 0
+            ? 0
+            : (products - 1) * product_stride + (rows - 1) * stride + columns;
+    memory.assign(static_cast<size_t>(64 + (shift + behind) * size()), 0xff);
     data = bytes() + 64 + shift * size();
   }
   Matrix(const Matrix&) = delete;
@@ -70,7 +72,7 @@ struct Matrix {
     return all;
   }
   std::vector<unsigned char> outside() {
-    std::vector<unsigned char> copy(bytes(), bytes() + memory.size() * 16);
+    std::vector<unsigned char> copy(bytes(), bytes() + memory.size());
     for (int64_t p = 0; p < products; ++p)
       for (int64_t r = 0; r < rows; ++r)
         std::memset(copy.data() + (static_cast<char*>(at(p, r, 0)) - bytes()), 0,

@@ -422,6 +422,23 @@ void fill_rings() {
       }
 }
 
+// Few rows of parts of k so long that the block's piece of a is filled again and again; the
+// last unit of k is partly filled.
+void long_few_rows() {
+  for (ElementType in : kTypes)
+    for (int transposes = 0; transposes < 4; ++transposes) {
+      Case c = {in, ElementType::kF32, transposes % 2 != 0, transposes >= 2, 3, 24, 33001};
+      c.gap = c.transpose_b ? 7 : 8;  // rows of b are aligned
+      c.sm_count = 1;
+      const Choice choice = choose(c.in, c.out, Problem(c).arguments(), c.sm_count);
+      const int depth =
+          c.transpose_b ? kFewRowsBytes / static_cast<int>(size_of(in)) : kFewRowsDepth;
+      check(choice.few_rows && choice.problem.k_of_a_split > 2 * depth, c, "parts of %d",
+            choice.problem.k_of_a_split);
+      run(c);
+    }
+}
+
 // ---- what does not spread, does not change, does not wrap ----
 
 // A NaN in a row of a, or a column of b, is in that row or column of out and nowhere else.
@@ -567,6 +584,7 @@ int main(int argc, char** argv) {
   simt::set_options({simt::Order::kForward, seed});
   count();
   fill_rings();
+  long_few_rows();
   for (ElementType in : kTypes) {
     same_bits(in, 70, 40, 700);
     same_bits(in, 70, 40, 704);  // by 16-byte copies
