@@ -105,7 +105,7 @@ final class Bench implements Callable<Integer> {
     }
 
     /** What JMH measured, and what it was measured on. */
-    private static Path keep(Path home, String device, Path results) throws IOException {
+    static Path keep(Path home, String device, Path results) throws IOException {
         var json = new ObjectMapper();
         Instant now = Instant.now().truncatedTo(ChronoUnit.SECONDS);
         Map<String, Object> all = new LinkedHashMap<>();
