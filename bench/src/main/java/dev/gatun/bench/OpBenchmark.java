@@ -1,6 +1,8 @@
 package dev.gatun.bench;
 
+import dev.gatun.bench.Rates.Rate;
 import dev.gatun.kernels.Device;
+import dev.gatun.kernels.DeviceTime;
 import dev.gatun.kernels.OpCase;
 import dev.gatun.kernels.OpCases;
 import dev.gatun.kernels.Ops;
@@ -23,11 +25,15 @@ import org.openjdk.jmh.annotations.Setup;
 import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
+import org.openjdk.jmh.infra.BenchmarkParams;
 
 /**
  * The ops at the shapes of a GPT-2 124M step of 2 × 256 tokens: the very cases that the tests
- * check, so that nobody measures a wrong answer. Time is wall time from the call to the end of the
- * wait; each iteration also prints the rates that the case's ideal bytes and flops give.
+ * check, so that nobody measures a wrong answer. JMH's time is wall time from the call to the end
+ * of the wait; {@link Rates} has the device's own beside it, between two events (on cpu they are of
+ * the same clock), and for the forward pass what the case's ideal bytes and flops make of that:
+ * rates, and the percentage of the measured {@link Peak}, of copies or of products, whichever
+ * binds.
  */
 @State(Scope.Thread)
 @BenchmarkMode(Mode.AverageTime)
@@ -73,7 +79,9 @@ public class OpBenchmark {
     private Device opened;
     private Ops ops;
     private List<Tensor> operands;
-    private long nanos;
+    private Peak peak;
+    private DeviceTime time;
+    private double millis;
     private long calls;
 
     @Setup(Level.Trial)
@@ -86,6 +94,14 @@ public class OpBenchmark {
                                 new IllegalArgumentException(
                                         "no op case " + op + " in " + OpCases.gpt2()));
         opened = device.equals("best") ? Device.best() : Device.open(device);
+        peak = Peak.of(opened, useCase.dtype());
+        System.out.printf(
+                Locale.ROOT,
+                "%n%s reaches %.1f GB/s, and %.1f GFLOP/s in %s%n",
+                opened.name(),
+                peak.gbPerSec(),
+                peak.gflopPerSec(),
+                useCase.dtype());
         ops = opened.ops();
         operands = new ArrayList<>();
         double[][] values = useCase.values(SEED);
@@ -96,18 +112,26 @@ public class OpBenchmark {
 
     @Setup(Level.Iteration)
     public void start() {
-        nanos = 0;
+        time = new DeviceTime(opened);
+        millis = 0;
         calls = 0;
     }
 
     @TearDown(Level.Iteration)
-    public void rates() {
-        double each = (double) nanos / Math.max(1, calls);
-        System.out.printf(
-                Locale.ROOT,
-                "[%.1f GB/s, %.1f GFLOP/s of forward] ",
-                useCase.bytes() / each,
-                useCase.flops() / each);
+    public void rates(BenchmarkParams params) {
+        time.close();
+        double each = millis / Math.max(1, calls);
+        Rate device = new Rate("deviceTime", each * 1e3, "us/op");
+        if (!params.getBenchmark().endsWith(".forward")) {
+            Rates.of(device); // a case's bytes and flops are those of its forward pass
+            return;
+        }
+        Rates.of(
+                device,
+                new Rate("bandwidth", useCase.bytes() / each / 1e6, "GB/s"),
+                new Rate("arithmetic", useCase.flops() / each / 1e6, "GFLOP/s"),
+                new Rate(
+                        "ofPeak", 100 * peak.millis(useCase.bytes(), useCase.flops()) / each, "%"));
     }
 
     @TearDown(Level.Trial)
@@ -120,35 +144,35 @@ public class OpBenchmark {
     /** The op alone. */
     @Benchmark
     public void forward() {
-        long start = System.nanoTime();
-        useCase.forward().run(ops, operands);
-        ops.await();
-        nanos += System.nanoTime() - start;
+        millis += time.millis(ops, () -> useCase.forward().run(ops, operands));
         calls++;
+        ops.await();
         ops.reset();
     }
 
     /** The op on a tape, and its backward pass into all operands that are trained. */
     @Benchmark
     public void forwardAndBackward() {
-        long start = System.nanoTime();
         try (Tape tape = opened.tape()) {
-            for (int i = 0; i < operands.size(); i++) {
-                if (useCase.operands().get(i).trained()) {
-                    tape.watch(operands.get(i));
-                }
-            }
-            Tensor y = useCase.forward().run(tape, operands).getFirst();
-            if (useCase.differentiable()) {
-                if (y.rank() == 0) {
-                    tape.backward(y);
-                } else {
-                    tape.backward(y, tape.full(y.dtype(), 1, y.shape()));
-                }
-            }
+            millis += time.millis(tape, () -> forwardAndBackward(tape));
+            calls++;
             tape.await();
         }
-        nanos += System.nanoTime() - start;
-        calls++;
+    }
+
+    private void forwardAndBackward(Tape tape) {
+        for (int i = 0; i < operands.size(); i++) {
+            if (useCase.operands().get(i).trained()) {
+                tape.watch(operands.get(i));
+            }
+        }
+        Tensor y = useCase.forward().run(tape, operands).getFirst();
+        if (useCase.differentiable()) {
+            if (y.rank() == 0) {
+                tape.backward(y);
+            } else {
+                tape.backward(y, tape.full(y.dtype(), 1, y.shape()));
+            }
+        }
     }
 }

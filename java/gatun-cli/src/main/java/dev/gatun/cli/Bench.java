@@ -86,12 +86,13 @@ final class Bench implements Callable<Integer> {
             }
             return run(java(home, "dev.gatun.bench.Counters", arguments));
         }
+        var all = new ArrayList<>(arguments);
+        all.addAll(List.of("-prof", "dev.gatun.bench.Rates")); // device time and rates
         if (device == null) {
-            return run(java(home, "org.openjdk.jmh.Main", arguments));
+            return run(java(home, "org.openjdk.jmh.Main", all));
         }
         Path results = Files.createTempFile("gatun-bench", ".json");
         try {
-            var all = new ArrayList<>(arguments);
             all.addAll(List.of("-p", "device=" + device));
             all.addAll(List.of("-rf", "json", "-rff", results.toString()));
             int code = run(java(home, "org.openjdk.jmh.Main", all));
