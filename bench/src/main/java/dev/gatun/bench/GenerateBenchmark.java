@@ -1,23 +1,22 @@
 package dev.gatun.bench;
 
+import dev.gatun.bench.Rates.Rate;
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
-import dev.gatun.kernels.Ops;
-import dev.gatun.kernels.Purpose;
-import dev.gatun.kernels.Tensor;
+import dev.gatun.transformers.Generation;
+import dev.gatun.transformers.GenerationConfig;
 import dev.gatun.transformers.Gpt2;
 import dev.gatun.transformers.Gpt2Config;
-import dev.gatun.transformers.KvCache;
-import java.util.Arrays;
+import java.util.List;
 import java.util.Random;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Stream;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
 import org.openjdk.jmh.annotations.Fork;
 import org.openjdk.jmh.annotations.Level;
 import org.openjdk.jmh.annotations.Measurement;
 import org.openjdk.jmh.annotations.Mode;
-import org.openjdk.jmh.annotations.OperationsPerInvocation;
 import org.openjdk.jmh.annotations.OutputTimeUnit;
 import org.openjdk.jmh.annotations.Param;
 import org.openjdk.jmh.annotations.Scope;
@@ -27,9 +26,9 @@ import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
 /**
- * Writing with GPT-2 124M's shape, greedily: the time to the first token after a prompt, and the
- * time of each further step, which gives one token to each of the batch's texts. Tokens a second
- * are 1000 · batch / ms.
+ * Writing with GPT-2 124M's shape, greedily and as {@code generate} does it, each step after the
+ * first a captured one: JMH's time is that of all tokens; {@link Rates} has the time to the first
+ * token of a prompt, and the further tokens a second, of all texts of the batch together.
  */
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.SingleShotTime)
@@ -53,65 +52,40 @@ public class GenerateBenchmark {
 
     private Device opened;
     private Gpt2 model;
-    private Ops ops;
-    private KvCache cache;
-    private Tensor next_B;
-    private int[] prompts;
-    private int[] empty;
-    private int[] prompted;
+    private List<int[]> prompts;
+    private List<Generation> written = List.of();
 
     @Setup
     public void open() {
         opened = device.equals("best") ? Device.best() : Device.open(device);
         model = Gpt2.create(CONFIG, opened, 1, null);
         model.computeIn(dtype);
-        ops = opened.ops();
-        cache = model.cache(batch, PROMPT + TOKENS);
-        next_B = Tensor.empty(opened, DType.I32, Purpose.OTHER, batch);
-        prompts = new Random(1).ints((long) batch * PROMPT, 0, CONFIG.vocabulary()).toArray();
-        empty = new int[batch];
-        prompted = new int[batch];
-        Arrays.fill(prompted, PROMPT);
-        firstToken();
-    }
-
-    /** The prompts' tokens are in the cache, and no others. */
-    @Setup(Level.Invocation)
-    public void forget() {
-        cache.truncate(prompted);
+        Random random = new Random(1);
+        prompts =
+                Stream.generate(() -> random.ints(PROMPT, 0, CONFIG.vocabulary()).toArray())
+                        .limit(batch)
+                        .toList();
     }
 
     @Benchmark
-    public int[] firstToken() {
-        cache.truncate(empty);
-        Tensor ids_BT = ops.ids(prompts, CONFIG.vocabulary(), batch, PROMPT);
-        Tensor hidden_BTD = model.hidden(ops, ids_BT, cache);
-        return choose(hidden_BTD.slice(1, PROMPT - 1, PROMPT));
+    public List<Generation> write() {
+        // no end of text, so that every run is as long as it should be
+        GenerationConfig config = GenerationConfig.of().greedy().maxNewTokens(TOKENS).endIds();
+        written = model.generate(prompts, config);
+        return written;
     }
 
-    @Benchmark
-    @OperationsPerInvocation(TOKENS)
-    public int[] nextToken() {
-        int[] ids = {};
-        for (int i = 0; i < TOKENS; i++) {
-            ids = choose(model.hidden(ops, next_B.view(batch, 1), cache));
-        }
-        return ids;
-    }
-
-    private int[] choose(Tensor hidden_B1D) {
-        Tensor logits_BV = model.head(ops, hidden_B1D).view(batch, CONFIG.vocabulary());
-        ops.copy(next_B, ops.argmax(logits_BV));
-        ops.reset();
-        return next_B.toInts();
+    @TearDown(Level.Iteration)
+    public void rates() {
+        Generation first = written.getFirst();
+        Rates.of(
+                new Rate("firstToken", first.prefillSeconds() * 1e3, "ms"),
+                new Rate("decode", batch * first.tokensPerSecond(), "tokens/s"));
     }
 
     @TearDown
     public void close() {
         System.out.printf("%npeak device memory: %,d bytes%n", opened.memory().peakBytes());
-        next_B.close();
-        cache.close();
-        ops.close();
         model.close();
         opened.close();
     }
