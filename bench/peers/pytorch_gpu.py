@@ -1,29 +1,27 @@
 """PyTorch's device times for the ops that `gatun gpu-check` times, under the same names.
 
-    python3 bench/peers/pytorch_gpu.py [--only OP] [--device cuda|cpu]
+    python3 bench/peers/pytorch_gpu.py [--device cuda|cpu] [--cache BYTES]
 
-Times by events on random data, operands rotated over twice the second-level cache; prints one JSON
-line per figure as it has it: {"name": ..., "micros": ...}. Any PyTorch from 2.1 on.
+Reads a name of Workload (bench/src/main/java/dev/gatun/bench/check/Workload.java) a line, takes one
+sample of that op and answers with one JSON line, {"name": ..., "micros": ...}, or {"name": ...,
+"missing": why}: who asks alternates with samples of its own. The operands of a name are kept until
+another comes. Times by events on random data, operands rotated over twice the cache. PyTorch from
+2.1 on.
 """
 
 import argparse
 import json
 import math
-import statistics
+import os
+import re
+import sys
 import time
 
 import torch
 from torch.nn import functional as F
 
-SAMPLES = 7
-
-
-def sizes(device):
-    """The sizes of Workload.all (bench/src/main/java/dev/gatun/bench/check/Workload.java)."""
-    gpu = device == "cuda"
-    rows = [(32768, 768), (32768, 1024), (16384, 4096), (8192, 8192)] if gpu else [(1024, 768)]
-    times = [2048, 4096, 8192] if gpu else [512]
-    return rows, [4096, 8192] if gpu else [1024], [(16384 // t if gpu else 1, 16 if gpu else 2, t) for t in times]
+SAMPLE_MILLIS = 20
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
 def millis(device, work, calls):
@@ -42,127 +40,116 @@ def millis(device, work, calls):
     return (time.perf_counter() - start) * 1e3 / calls
 
 
-def measure(device, name, size, make, work):
-    """make() one set of operands, work(operands) the op; the median of several samples."""
-    cache = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else 1
-    sets = [make() for _ in range(max(1, min(64, math.ceil(2 * cache / size))))]
+def sampler(args, size, make, work):
+    """A function that takes a sample; make() gives a set of operands of that size, work(set) is the op."""
+    sets = [make() for _ in range(max(1, min(64, math.ceil(2 * args.cache / size))))]
     one = lambda i: work(sets[i % len(sets)])
-    for _ in range(2):
-        estimate = millis(device, one, 1)
-    estimate = millis(device, one, 3)
-    calls = max(1, min(1000, int(20 / max(1e-3, estimate))))
-    median = statistics.median(millis(device, one, calls) for _ in range(SAMPLES))
-    print(json.dumps({"name": name, "micros": median * 1e3}), flush=True)
+    for _ in range(3):  # the last is warm
+        estimate = millis(args.device, one, 1)
+    calls = max(1, min(1000, int(SAMPLE_MILLIS / max(1e-3, estimate))))
+    return lambda: millis(args.device, one, calls) * 1e3
 
 
-def normal(device, dtype, *shape):
-    return torch.randn(*shape, device=device, dtype=torch.float32).to(dtype)
+def normal(args, dtype, *shape):
+    return torch.randn(*shape, device=args.device, dtype=torch.float32).to(dtype)
 
 
-def layer_norms(device, rows):
-    for label, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32)):
-        for r, c in rows:
-            bytes_ = r * c * dtype.itemsize
+def layer_norm(args, backward, dtype, r, c):
+    def make():
+        x, w, b, dy = (normal(args, dtype, *shape) for shape in ((r, c), (c,), (c,), (r, c)))
+        return [x, w, b, dy, *torch.native_layer_norm(x, (c,), w, b, 1e-5)[1:]]
 
-            def make():
-                return [normal(device, dtype, r, c), normal(device, dtype, c), normal(device, dtype, c),
-                        normal(device, dtype, r, c)]
-
-            measure(device, f"layer_norm_forward {label} {r}x{c}", 2 * bytes_, make,
-                    lambda o: F.layer_norm(o[0], (c,), o[1], o[2], 1e-5))
-
-            def backward(o):
-                x, w, b, dy = o
-                _, mean, rstd = torch.native_layer_norm(x, (c,), w, b, 1e-5)
-                return mean, rstd
-
-            def make_backward():
-                o = make()
-                return o + list(backward(o))
-
-            measure(device, f"layer_norm_backward {label} {r}x{c}", 3 * bytes_, make_backward,
-                    lambda o: torch.ops.aten.native_layer_norm_backward(o[3], o[0], [c], o[4], o[5], o[1], o[2],
-                                                                        [True, True, True]))
+    size = r * c * dtype.itemsize
+    if backward:
+        return sampler(args, 3 * size, make, lambda o: torch.ops.aten.native_layer_norm_backward(
+            o[3], o[0], [c], o[4], o[5], o[1], o[2], [True, True, True]))
+    return sampler(args, 2 * size, make, lambda o: F.layer_norm(o[0], (c,), o[1], o[2], 1e-5))
 
 
-def products(device, sides):
-    for label, dtype, chosen in (("bf16", torch.bfloat16, sides), ("f32", torch.float32, sides[:1])):
-        for n in chosen:
-            measure(device, f"matmul {label} {n}x{n}x{n}", 3 * n * n * dtype.itemsize,
-                    lambda: [normal(device, dtype, n, n), normal(device, dtype, n, n)], lambda o: o[0] @ o[1])
+def product(args, dtype, m, n, k):
+    return sampler(args, (m * k + k * n + m * n) * dtype.itemsize,
+                   lambda: [normal(args, dtype, m, k), normal(args, dtype, k, n)], lambda o: o[0] @ o[1])
 
 
-def attentions(device, shapes):
-    for b, h, t in shapes:
-        d = 128
-        what = f"bf16 causal B={b} H={h} T={t} D={d}"
+def attention(args, backward, b, h, t, d):
+    def make():
+        o = [normal(args, torch.bfloat16, b, h, t, d).requires_grad_(i < 3) for i in range(4)]
+        return o + [F.scaled_dot_product_attention(*o[:3], is_causal=True)] if backward else o
 
-        def make():
-            return [normal(device, torch.bfloat16, b, h, t, d).requires_grad_() for _ in range(3)] + \
-                [normal(device, torch.bfloat16, b, h, t, d)]
+    def forward(o):
+        with torch.no_grad():
+            return F.scaled_dot_product_attention(*o[:3], is_causal=True)
 
-        size = b * h * t * d * 2
-
-        def forward(o):
-            with torch.no_grad():
-                return F.scaled_dot_product_attention(o[0], o[1], o[2], is_causal=True)
-
-        measure(device, "attention_forward " + what, 4 * size, make, forward)
-
-        def make_backward():
-            o = make()
-            return o + [F.scaled_dot_product_attention(o[0], o[1], o[2], is_causal=True)]
-
-        for name in ("attention_backward ", "attention_backward dq_atomic "):  # here there is one of them
-            measure(device, name + what, 8 * size, make_backward,
-                    lambda o: torch.autograd.grad(o[4], o[:3], o[3], retain_graph=True))
+    size = b * h * t * d * 2
+    if backward:
+        return sampler(args, 8 * size, make, lambda o: torch.autograd.grad(o[4], o[:3], o[3], retain_graph=True))
+    return sampler(args, 4 * size, make, forward)
 
 
-def losses(device):
-    rows, vocabulary = (8192, 50257) if device == "cuda" else (64, 50257)
-    measure(device, f"cross_entropy bf16 {rows}x{vocabulary}", rows * vocabulary * 2,
-            lambda: [normal(device, torch.bfloat16, rows, vocabulary),
-                     torch.randint(vocabulary, (rows,), device=device)],
-            lambda o: F.cross_entropy(o[0], o[1], reduction="sum"))
+def loss(args, dtype, rows, vocabulary):
+    return sampler(args, rows * vocabulary * dtype.itemsize,
+                   lambda: [normal(args, dtype, rows, vocabulary),
+                            torch.randint(vocabulary, (rows,), device=args.device)],
+                   lambda o: F.cross_entropy(o[0], o[1], reduction="sum"))
 
 
-def training(device):
+def training(args, batch, length):
     """GPT-2 124M's step in f32, as the report's 'speed' part does it."""
-    from pytorch_gpt2 import Gpt2, optimizer_of
-    batch, length, steps = (8, 1024, 10) if device == "cuda" else (2, 64, 2)
-    torch.manual_seed(1)
-    with torch.device(device):
+    from pytorch_gpt2 import Gpt2, optimizer_of, train_step
+    with torch.device(args.device):
         model = Gpt2(50257, 1024, 768, 12, 12)
-        optimizer = optimizer_of(model, 3e-4, 0.1, (0.9, 0.95))
         ids = torch.randint(50257, (batch, length + 1))
-        seconds = []
-        for i in range(steps + 2):
-            start = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            loss = model.loss(ids[:, :-1], ids[:, 1:])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            loss.item()
-            if i >= 2:
-                seconds.append(time.perf_counter() - start)
-    print(json.dumps({"name": f"gpt2-124m training f32 B={batch} T={length}",
-                      "micros": statistics.median(seconds) * 1e6}), flush=True)
+    optimizer = optimizer_of(model, 3e-4, 0.1, (0.9, 0.95))
+
+    def sample():
+        start = time.perf_counter()
+        with torch.device(args.device):  # the model makes its positions anew
+            train_step(model, optimizer, ids[:, :-1], ids[:, 1:]).item()
+        return (time.perf_counter() - start) * 1e6
+
+    sample(), sample()
+    return sample
+
+
+def of(args, name):
+    """The sampler of a workload, by its name."""
+    number = [int(n) for n in re.findall(r"\d+", re.sub(r"^\S+|\b(bf16|f32)\b", "", name))]
+    dtype = next((DTYPES[word] for word in name.split() if word in DTYPES), None)
+    op = name.split()[0]
+    if op.startswith("layer_norm_"):
+        return layer_norm(args, op.endswith("backward"), dtype, *number)
+    if op == "matmul":
+        return product(args, dtype, *number)
+    if op in ("attention_forward", "attention_backward"):  # there is one backward pass here
+        return attention(args, op.endswith("backward"), *number)
+    if op == "cross_entropy":
+        return loss(args, dtype, *number)
+    if name.startswith("gpt2-124m training f32 "):
+        return training(args, *number)
+    return None
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--cache", type=float, default=64e6, help="bytes of the last cache")
     args = parser.parse_args()
+    if args.device == "cpu":
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(1)
-    rows, sides, attention = sizes(args.device)
-    parts = {"attention": lambda: attentions(args.device, attention), "matmul": lambda: products(args.device, sides),
-             "layer_norm": lambda: layer_norms(args.device, rows), "cross_entropy": lambda: losses(args.device),
-             "gpt2": lambda: training(args.device)}
-    for name, run in parts.items():
-        if name.startswith(args.only) or args.only.startswith(name):
-            run()
+    kept, sample = None, None
+    for line in sys.stdin:
+        name = line.strip()
+        answer = {"name": name}
+        try:
+            if name != kept:
+                kept, sample = None, None  # what the last one held is free before the next takes
+                kept, sample = name, of(args, name)
+            answer.update({"missing": "no such op here"} if sample is None else {"micros": sample()})
+        except Exception as e:  # out of memory, or no such function in this version
+            kept, sample = None, None
+            answer["missing"] = f"{type(e).__name__}: {e}".splitlines()[0]
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,33 +2,46 @@ package dev.gatun.bench.check;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.gatun.bench.Gpt2Training;
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
 import dev.gatun.kernels.GatunException;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Purpose;
 import dev.gatun.kernels.Tensor;
+import dev.gatun.transformers.Gpt2Config;
+import java.io.BufferedReader;
 import java.io.IOException;
-import java.nio.file.Path;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.OptionalDouble;
+import java.util.Set;
 import java.util.SplittableRandom;
+import java.util.function.DoubleSupplier;
+import java.util.function.Supplier;
 import jcuda.CudaException;
 
 /** The same work by cuBLAS and by PyTorch, in the same minutes on the same GPU. */
 final class PeersPart {
     private static final ObjectMapper JSON = new ObjectMapper();
+    private static final int SAMPLES = 7;
 
     private PeersPart() {}
 
     static void run(Options options, Device device) throws IOException, InterruptedException {
-        if (!options.kind().equals("cuda")) {
-            Speech.notRun("cuBLAS and PyTorch on a GPU are no peers of " + options.device());
+        if (options.kind().equals("sim")) {
+            Speech.notRun("the simulator has no peers");
             return;
         }
         TimingsPart.Ceiling ceiling = TimingsPart.Ceiling.of(options, device);
+        if (options.kind().equals("cpu")) {
+            Speech.notRun("cuBLAS, JCuda and JCublas are no peers of cpu");
+            pytorch(options, device, ceiling);
+            return;
+        }
         jcuda(device);
         if ("matmul".startsWith(options.only()) || options.only().startsWith("matmul")) {
             cublas(device, ceiling);
@@ -172,58 +185,129 @@ final class PeersPart {
             Speech.notRun("PyTorch: python3 has no torch");
             return;
         }
-        Path script = options.home().resolve("bench/peers/pytorch_gpu.py");
-        Map<String, JsonNode> peer = new LinkedHashMap<>();
-        StringBuilder rest = new StringBuilder();
-        Command.Ended ended =
-                Command.of("python3", script.toString(), "--only", options.only())
-                        .run(
-                                150,
-                                line -> {
-                                    try {
-                                        if (line.startsWith("{")) {
-                                            JsonNode node = JSON.readTree(line);
-                                            peer.put(node.get("name").asText(), node);
-                                        } else {
-                                            rest.append(line).append('\n');
-                                        }
-                                    } catch (IOException e) {
-                                        rest.append(line).append('\n');
-                                    }
-                                });
-        if (ended.code() != 0) {
-            Speech.notRun(
-                    "PyTorch, from here on: %s: %s"
-                            .formatted(ended.sentence(), rest.toString().strip()));
-        }
         Speech.say("PyTorch %s".formatted(torch.get().strip()));
         Speech.say("");
         Speech.say("| op | Gatun µs | PyTorch µs | ratio |");
         Speech.say("|---|---|---|---|");
-        for (Workload work : Workload.all("cuda")) {
-            JsonNode node = peer.remove(work.name());
-            if (node == null) {
-                continue;
-            }
-            double theirs = node.get("micros").asDouble();
-            try {
-                double ours = work.millis(device, ceiling.cacheBytes()) * 1e3;
-                Speech.say(
-                        "| %s | %,.1f | %,.1f | %.2f |"
-                                .formatted(work.name(), ours, theirs, theirs / ours));
-                Speech.figure(
-                        work.name() + " beside PyTorch",
-                        Map.of("micros", ours, "pytorchMicros", theirs));
-            } catch (GatunException e) {
-                if (e.status() != GatunException.Status.UNSUPPORTED) {
-                    throw e;
+        try (PyTorch peer = new PyTorch(options, ceiling)) {
+            for (Workload work : Workload.all(options.kind())) {
+                if (work.op().startsWith(options.only())) {
+                    beside(
+                            peer,
+                            work.name(),
+                            () -> {
+                                Workload.Sampler ours =
+                                        work.new Sampler(device, ceiling.cacheBytes());
+                                return new Ours(() -> ours.millis() * 1e3, ours::close);
+                            });
                 }
-                Speech.say("| %s | not on this device | %,.1f | |".formatted(work.name(), theirs));
             }
+            if (options.only().isEmpty()) {
+                boolean gpu = options.kind().equals("cuda");
+                training(peer, device, gpu ? 8 : 2, gpu ? 1024 : 64);
+            }
+            Speech.say("");
+            peer.missing.forEach(Speech::notRun);
+        } catch (IOException e) {
+            Speech.say("");
+            Speech.notRun("PyTorch, from here on: " + Speech.sentence(e));
         }
-        peer.forEach((name, node) -> {
-            Speech.say("| %s | | %,.1f | |".formatted(name, node.get("micros").asDouble()));
-        });
         Speech.say("");
+    }
+
+    private static void training(PyTorch peer, Device device, int batch, int time)
+            throws IOException {
+        beside(
+                peer,
+                "gpt2-124m training f32 B=%d T=%d".formatted(batch, time),
+                () -> {
+                    var config = Gpt2Config.of(50257, 1024, 12, 12, 768);
+                    var ours = new Gpt2Training(device, config, DType.F32, batch, time, 1);
+                    ours.step();
+                    ours.step();
+                    return new Ours(
+                            () -> {
+                                long begun = System.nanoTime();
+                                ours.step(); // reads the loss, so it waits
+                                return (System.nanoTime() - begun) / 1e3;
+                            },
+                            ours::close);
+                });
+    }
+
+    /** Microseconds of one sample of ours, and what it holds. */
+    private record Ours(DoubleSupplier micros, Runnable closing) implements AutoCloseable {
+        @Override
+        public void close() {
+            closing.run();
+        }
+    }
+
+    /** A row: samples in turn, so that what slows the machine down slows both down. */
+    private static void beside(PyTorch peer, String name, Supplier<Ours> make) throws IOException {
+        if (peer.micros(name).isEmpty()) { // its operands are there from now on
+            return;
+        }
+        double[] theirs = new double[SAMPLES];
+        double[] micros = new double[SAMPLES];
+        try (Ours ours = make.get()) {
+            for (int i = 0; i < SAMPLES; i++) {
+                micros[i] = ours.micros().getAsDouble();
+                theirs[i] = peer.micros(name).orElse(Double.NaN);
+            }
+        } catch (GatunException e) {
+            if (e.status() != GatunException.Status.UNSUPPORTED) {
+                throw e;
+            }
+            double had = peer.micros(name).orElse(Double.NaN);
+            Speech.say("| %s | not on this device | %,.1f | |".formatted(name, had));
+            return;
+        }
+        double a = Workload.median(micros);
+        double b = Workload.median(theirs);
+        Speech.say("| %s | %,.1f | %,.1f | %.2f |".formatted(name, a, b, b / a));
+        Speech.figure(name + " beside PyTorch", Map.of("micros", a, "pytorchMicros", b));
+    }
+
+    /** The script that answers with a sample of the op that it is asked for. */
+    private static final class PyTorch implements AutoCloseable {
+        private final Process process;
+        private final BufferedReader answers;
+        private final Set<String> missing = new LinkedHashSet<>(); // for behind the table
+
+        PyTorch(Options options, TimingsPart.Ceiling ceiling) throws IOException {
+            process =
+                    new ProcessBuilder(
+                                    "python3",
+                                    options.home().resolve("bench/peers/pytorch_gpu.py").toString(),
+                                    "--device",
+                                    options.kind(),
+                                    "--cache",
+                                    String.valueOf(ceiling.cacheBytes()))
+                            .redirectError(ProcessBuilder.Redirect.DISCARD) // warnings
+                            .start();
+            answers = process.inputReader();
+        }
+
+        /** Empty where it has no such op, or no room for it. */
+        OptionalDouble micros(String name) throws IOException {
+            process.outputWriter().write(name + "\n");
+            process.outputWriter().flush();
+            String line = answers.readLine();
+            if (line == null) {
+                throw new IOException("it ended at " + name);
+            }
+            JsonNode answer = JSON.readTree(line);
+            if (answer.has("micros")) {
+                return OptionalDouble.of(answer.get("micros").asDouble());
+            }
+            missing.add("PyTorch: %s: %s".formatted(name, answer.get("missing").asText()));
+            return OptionalDouble.empty();
+        }
+
+        @Override
+        public void close() {
+            process.destroy();
+        }
     }
 }

@@ -235,49 +235,73 @@ record Workload(
 
     /** Median device time of one call in milliseconds. */
     double millis(Device device, double cacheBytes) {
-        int sets = (int) Math.clamp(Math.ceil(2 * cacheBytes / bytes), 1, 64);
-        SplittableRandom random = new SplittableRandom(SEED);
-        List<List<Tensor>> all = new ArrayList<>();
-        try (Ops ops = device.ops();
-                DeviceTime time = new DeviceTime(device)) {
-            for (int i = 0; i < sets; i++) {
-                all.add(operands.apply(device, random));
-            }
-            double estimate = 0;
-            for (int i = 0; i < 3; i++) { // the last is warm
-                estimate = once(ops, time, all.get(i % sets));
-            }
-            int calls = (int) Math.clamp(SAMPLE_MILLIS / Math.max(1e-3, estimate), 1, 1000);
+        try (Sampler sampler = new Sampler(device, cacheBytes)) {
             double[] samples = new double[SAMPLES];
-            for (int s = 0; s < SAMPLES; s++) {
-                samples[s] = sample(ops, time, all, calls);
-            }
-            Arrays.sort(samples);
-            return samples[SAMPLES / 2];
-        } finally {
-            all.forEach(set -> set.forEach(Tensor::close));
+            Arrays.setAll(samples, _ -> sampler.millis());
+            return median(samples);
         }
     }
 
-    private double sample(Ops ops, DeviceTime time, List<List<Tensor>> all, int calls) {
-        double sum = 0;
-        if (backward) {
-            // the forward pass before each keeps the device busy while the tape is walked
-            for (int i = 0; i < calls; i++) {
-                sum += once(ops, time, all.get(i % all.size()));
+    static double median(double[] samples) {
+        Arrays.sort(samples);
+        return samples[samples.length / 2];
+    }
+
+    /** Sets of operands on a device, and the op on one after another. */
+    final class Sampler implements AutoCloseable {
+        private final Ops ops;
+        private final DeviceTime time;
+        private final List<List<Tensor>> all = new ArrayList<>();
+        private int calls = 1;
+
+        Sampler(Device device, double cacheBytes) {
+            ops = device.ops();
+            time = new DeviceTime(device);
+            try {
+                int sets = (int) Math.clamp(Math.ceil(2 * cacheBytes / bytes), 1, 64);
+                SplittableRandom random = new SplittableRandom(SEED);
+                for (int i = 0; i < sets; i++) {
+                    all.add(operands.apply(device, random));
+                }
+                double estimate = 0;
+                for (int i = 0; i < 3; i++) { // the last is warm
+                    estimate = once(ops, time, all.get(i % sets));
+                }
+                calls = (int) Math.clamp(SAMPLE_MILLIS / Math.max(1e-3, estimate), 1, 1000);
+            } catch (RuntimeException e) {
+                close();
+                throw e;
             }
-            return sum / calls;
         }
-        return time.millis(
-                        ops,
-                        () -> {
-                            for (int i = 0; i < calls; i++) {
-                                try (Ops scope = ops.scope()) {
-                                    forward.run(scope, all.get(i % all.size()));
+
+        /** Device time of one call, the mean of as many as hide what a launch costs. */
+        double millis() {
+            double sum = 0;
+            if (backward) {
+                // the forward pass before each keeps the device busy while the tape is walked
+                for (int i = 0; i < calls; i++) {
+                    sum += once(ops, time, all.get(i % all.size()));
+                }
+                return sum / calls;
+            }
+            return time.millis(
+                            ops,
+                            () -> {
+                                for (int i = 0; i < calls; i++) {
+                                    try (Ops scope = ops.scope()) {
+                                        forward.run(scope, all.get(i % all.size()));
+                                    }
                                 }
-                            }
-                        })
-                / calls;
+                            })
+                    / calls;
+        }
+
+        @Override
+        public void close() {
+            time.close();
+            ops.close();
+            all.forEach(set -> set.forEach(Tensor::close));
+        }
     }
 
     private double once(Ops ops, DeviceTime time, List<Tensor> in) {
