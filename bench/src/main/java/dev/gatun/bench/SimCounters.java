@@ -1,17 +1,12 @@
 package dev.gatun.bench;
 
 import dev.gatun.kernels.Device;
-import java.io.IOException;
-import java.io.UncheckedIOException;
+import dev.gatun.kernels.SimPlugin;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
-import java.lang.foreign.Linker;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.SymbolLookup;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.ToLongFunction;
@@ -53,29 +48,14 @@ final class SimCounters {
         if (!sim.name().startsWith("sim")) {
             throw new IllegalArgumentException("only sim counts, not " + sim.name());
         }
-        SymbolLookup plugin = SymbolLookup.libraryLookup(loaded(), Arena.global());
-        Linker linker = Linker.nativeLinker();
         count =
-                linker.downcallHandle(
-                        plugin.findOrThrow("gatun_sim_count"),
-                        FunctionDescriptor.ofVoid(ValueLayout.JAVA_INT));
+                SimPlugin.function(
+                        "gatun_sim_count", FunctionDescriptor.ofVoid(ValueLayout.JAVA_INT));
         counters =
-                linker.downcallHandle(
-                        plugin.findOrThrow("gatun_sim_counters"),
+                SimPlugin.function(
+                        "gatun_sim_counters",
                         FunctionDescriptor.of(
                                 ValueLayout.JAVA_LONG, ValueLayout.ADDRESS, ValueLayout.JAVA_LONG));
-    }
-
-    // The very file that this process opened: another copy of it would have counters of its own.
-    private static Path loaded() {
-        try (var lines = Files.lines(Path.of("/proc/self/maps"))) {
-            return lines.filter(line -> line.endsWith("/libgatun_sim.so"))
-                    .map(line -> Path.of(line.substring(line.indexOf('/'))))
-                    .findFirst()
-                    .orElseThrow();
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
-        }
     }
 
     /** Counts from here on, from 0. */

@@ -9,19 +9,23 @@ import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Tensor;
 import jcuda.Pointer;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** The addresses only: what JCuda does at them wants a GPU, and gpu-check. */
 class JCudaPeerTest {
     private static final float[] VALUES = {1, -2, 3, 0.5f, 5, 6};
 
-    @Test
-    void aPointerIsATensorOfTheSameMemory() {
-        try (Device cpu = Device.open("cpu");
-                Tensor tensor = Tensor.of(cpu, VALUES, 2, 3)) {
+    @ParameterizedTest
+    @ValueSource(strings = {"cpu", "sim"})
+    void aPointerIsATensorOfTheSameMemory(String name) {
+        try (Device device = Device.open(name);
+                Tensor tensor = Tensor.of(device, VALUES, 2, 3)) {
             Pointer pointer = JCudaPeer.pointer(tensor);
-            try (Tensor whole = JCudaPeer.tensor(cpu, pointer, DType.F32, 3, 2);
-                    Tensor rest = JCudaPeer.tensor(cpu, pointer.withByteOffset(8), DType.F32, 4);
-                    Ops ops = cpu.ops()) {
+            try (Tensor whole = JCudaPeer.tensor(device, pointer, DType.F32, 3, 2);
+                    Tensor rest =
+                            JCudaPeer.tensor(device, pointer.withByteOffset(8), DType.F32, 4);
+                    Ops ops = device.ops()) {
                 assertThat(whole.deviceAddress()).isEqualTo(tensor.deviceAddress());
                 assertThat(whole.toFloats()).containsExactly(VALUES);
                 ops.fill(rest, 7);
@@ -31,12 +35,13 @@ class JCudaPeerTest {
         }
     }
 
-    @Test
-    void aSliceIsAPointerToItsFirstElement() {
-        try (Device cpu = Device.open("cpu");
-                Tensor tensor = Tensor.of(cpu, VALUES, 2, 3)) {
+    @ParameterizedTest
+    @ValueSource(strings = {"cpu", "sim"})
+    void aSliceIsAPointerToItsFirstElement(String name) {
+        try (Device device = Device.open(name);
+                Tensor tensor = Tensor.of(device, VALUES, 2, 3)) {
             Pointer row = JCudaPeer.pointer(tensor.slice(0, 1, 2));
-            try (Tensor same = JCudaPeer.tensor(cpu, row, DType.F32, 3)) {
+            try (Tensor same = JCudaPeer.tensor(device, row, DType.F32, 3)) {
                 assertThat(same.toFloats()).containsExactly(0.5f, 5, 6);
             }
             assertThatThrownBy(() -> JCudaPeer.pointer(tensor.slice(1, 0, 2)))
