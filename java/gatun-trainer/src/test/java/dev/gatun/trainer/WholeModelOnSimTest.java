@@ -63,7 +63,11 @@ class WholeModelOnSimTest {
     @EnumSource(names = {"F32", "BF16"})
     void learnsAndWritesAsOnCpu(DType dtype) {
         Outcome wanted = run("cpu", dtype, List.of());
+        long start = System.nanoTime();
         Outcome had = run("sim", dtype, wanted.written);
+        double seconds = (System.nanoTime() - start) / 1e9;
+        System.out.printf("sim: GPT-2 in %s trained and read out in %.1f s%n", dtype, seconds);
+        assertThat(seconds).as("both dtypes together take less than 30 s").isLessThan(15);
         Tolerance tolerance = Tolerance.of(dtype);
         String seed = " (%s, seed %d)".formatted(dtype, SEED);
 
