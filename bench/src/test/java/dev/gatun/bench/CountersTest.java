@@ -42,25 +42,85 @@ class CountersTest {
                 .orElseThrow();
     }
 
-    /** At most this much more than every operand and result once, forward. */
-    private static final Map<String, Double> MOST_TRAFFIC =
-            // weight and bias are not in the bytes of layer_norm: 2 rows of 1024
-            Map.of("layer_norm f32", 1.003, "layer_norm bf16", 1.003, "linear proj bf16", 1.001);
+    private static final double MOST_TRAFFIC = 1.05;
+
+    /** Forward, where more or less than the ideal is right. */
+    private static final Map<String, Double> FORWARD =
+            Map.of(
+                    // the case adds up its results: two reads and a write beside four
+                    "layer_norm residual", 1.76,
+                    // and this one copies its own out of the tape
+                    "dropout", 2.01);
+
+    /** Partial sums of dweight and dbias, f32 of some blocks, written and read again. */
+    private static final Map<String, Double> BACKWARD =
+            Map.of("layer_norm bf16", 1.09, "layer_norm dropout bf16", 1.07);
+
+    /** Those that memory bounds, but for the ones that take seconds in f32 as well. */
+    private static List<OpCase> memoryBound() {
+        return OpCases.gpt2().stream()
+                .filter(c -> !c.covers().contains("matmul") && !c.name().startsWith("attention"))
+                .filter(c ->
+                        c.dtype() == DType.BF16
+                                || !List.of("cross_entropy", "embedding").contains(c.name()))
+                .toList();
+    }
 
     @Test
     void trafficIsTheIdeal() {
-        MOST_TRAFFIC.forEach((name, most) -> {
-            Counters.Counted counted = Counters.count(sim, named(name));
-            assertThat(counted.traffic()).as(name).isBetween(1.0, most);
-            for (SimCounters.Kernel k : counted.forward()) {
-                assertThat(32 * k.sectors())
-                        .as("whole sectors in %s of %s", k.name(), name)
-                        .isEqualTo(k.read() + k.written());
-                assertThat(k.wavefronts())
-                        .as("bank conflicts in %s of %s", k.name(), name)
-                        .isEqualTo(k.phases());
+        List<OpCase> cases = memoryBound();
+        assertThat(cases).hasSizeGreaterThanOrEqualTo(18);
+        for (OpCase c : cases) {
+            Counters.Counted counted = Counters.count(sim, c);
+            // targets that are ignored, a fifth, and ids that come twice are not read
+            double least =
+                    c.name().equals("cross_entropy")
+                            ? 0.8
+                            : c.name().equals("embedding") ? 0.99 : 1;
+            assertThat(counted.traffic())
+                    .as("%s forward", c)
+                    .isBetween(least, FORWARD.getOrDefault(c.name(), MOST_TRAFFIC));
+            if (!Double.isNaN(c.backwardBytes())) {
+                assertThat(bytes(counted.backward()) / c.backwardBytes())
+                        .as("%s backward", c)
+                        .isBetween(1.0, BACKWARD.getOrDefault(c.toString(), MOST_TRAFFIC));
             }
-        });
+            wholeSectorsWithoutConflicts(c, counted.forward());
+            wholeSectorsWithoutConflicts(c, counted.backward());
+        }
+    }
+
+    private static double bytes(List<SimCounters.Kernel> kernels) {
+        return kernels.stream().mapToDouble(k -> k.distinctRead() + k.distinctWritten()).sum();
+    }
+
+    private static void wholeSectorsWithoutConflicts(OpCase c, List<SimCounters.Kernel> kernels) {
+        for (SimCounters.Kernel k : kernels) {
+            if (k.read() + k.written() > 1024) { // not of one number
+                assertThat((double) (k.read() + k.written()) / (32 * k.sectors()))
+                        .as("whole sectors in %s of %s", k.name(), c)
+                        .isGreaterThan(0.9);
+            }
+            assertThat(k.wavefronts())
+                    .as("bank conflicts in %s of %s", k.name(), c)
+                    .isEqualTo(k.phases());
+        }
+    }
+
+    /** One instruction for each 16 x 8 x 16 of the products, whose sizes are multiples of tiles. */
+    @Test
+    void productsMultiplyWhatTheyMust() {
+        OpCase c = named("linear qkv bf16");
+        Counters.Counted counted = Counters.count(sim, c);
+        assertThat(counted.traffic()).isBetween(1.0, 1.001);
+        assertThat(mma(counted.forward())).isEqualTo((long) c.flops() / 4096);
+        assertThat(mma(counted.backward())).isEqualTo(2 * (long) c.flops() / 4096);
+        wholeSectorsWithoutConflicts(c, counted.forward());
+        wholeSectorsWithoutConflicts(c, counted.backward());
+    }
+
+    private static long mma(List<SimCounters.Kernel> kernels) {
+        return kernels.stream().mapToLong(SimCounters.Kernel::mma).sum();
     }
 
     /** Rows of logits are padded, so neither product of a head goes element by element. */

@@ -17,6 +17,7 @@ import java.util.function.DoubleUnaryOperator;
  * @param forward runs it
  * @param oracle what it must give, from the operands' values, in a given arithmetic
  * @param bytes ideal traffic: every operand and result once
+ * @param backwardBytes the same of the backward pass; NaN where nobody has counted them
  * @param flops floating-point operations of its definition
  * @param approximation relative error of a function that the library fits instead of computing; 0
  *     for most
@@ -30,6 +31,7 @@ public record OpCase(
         Forward forward,
         Reference oracle,
         double bytes,
+        double backwardBytes,
         double flops,
         double approximation,
         double cancelled) {
@@ -43,19 +45,55 @@ public record OpCase(
             Reference oracle,
             double bytes,
             double flops) {
-        this(name, covers, dtype, operands, forward, oracle, bytes, flops, 0, 0);
+        this(name, covers, dtype, operands, forward, oracle, bytes, Double.NaN, flops, 0, 0);
     }
 
     /** The same case of a function that is fitted with this relative error. */
     OpCase fitted(double relative) {
         return new OpCase(
-                name, covers, dtype, operands, forward, oracle, bytes, flops, relative, cancelled);
+                name,
+                covers,
+                dtype,
+                operands,
+                forward,
+                oracle,
+                bytes,
+                backwardBytes,
+                flops,
+                relative,
+                cancelled);
+    }
+
+    /** The same case with the ideal traffic of its backward pass. */
+    OpCase backward(double ideal) {
+        return new OpCase(
+                name,
+                covers,
+                dtype,
+                operands,
+                forward,
+                oracle,
+                bytes,
+                ideal,
+                flops,
+                approximation,
+                cancelled);
     }
 
     /** The same case with a gradient whose terms, of this size, cancel. */
     OpCase cancelling(double size) {
         return new OpCase(
-                name, covers, dtype, operands, forward, oracle, bytes, flops, approximation, size);
+                name,
+                covers,
+                dtype,
+                operands,
+                forward,
+                oracle,
+                bytes,
+                backwardBytes,
+                flops,
+                approximation,
+                size);
     }
 
     /** Runs the op on operands in their order. */

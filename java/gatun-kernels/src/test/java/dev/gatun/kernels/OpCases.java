@@ -49,6 +49,10 @@ public final class OpCases {
             all.add(crossEntropy("cross_entropy", dtype, 512, 50257, 0, 1));
             all.add(embedding("embedding", dtype, 2, 256, 50257, 1024, 768, true));
             all.add(add("add", dtype, 1, 512, 768));
+            all.add(dropout("dropout", dtype, 0.1, 512, 768));
+            all.add(layerNormDropout("layer_norm dropout", dtype, 0.1, 512, 768));
+            all.add(cast("cast", dtype, dtype == DType.F32 ? DType.BF16 : DType.F32, 512, 768));
+            all.add(permuted("contiguous heads", dtype, new int[] {0, 2, 1, 3}, 2, 256, 12, 64));
         }
         all.add(adamw("adamw 768x3072", 1, 768L * 3072));
         all.add(globalNorm("global_norm", 4, 768 * 768));
@@ -333,6 +337,7 @@ public final class OpCases {
                 c.forward(),
                 c.oracle(),
                 c.bytes(),
+                c.backwardBytes(),
                 c.flops(),
                 c.approximation(),
                 c.cancelled());
@@ -430,18 +435,19 @@ public final class OpCases {
 
     private static OpCase dropout(String name, DType d, double p, long... shape) {
         return new OpCase(
-                name,
-                Set.of("dropout"),
-                d,
-                List.of(operand("x", d, 1, true, shape)),
-                (ops, in) ->
-                        List.of(
-                                ops.recording()
-                                        ? ops.dropout(in.getFirst(), p)
-                                        : recorded(ops, in.getFirst(), p)),
-                (r, in) -> new double[][] {Oracle.dropout(r, in[0], p, 0, 0, 0)},
-                2.0 * count(shape) * d.bytes(),
-                count(shape));
+                        name,
+                        Set.of("dropout"),
+                        d,
+                        List.of(operand("x", d, 1, true, shape)),
+                        (ops, in) ->
+                                List.of(
+                                        ops.recording()
+                                                ? ops.dropout(in.getFirst(), p)
+                                                : recorded(ops, in.getFirst(), p)),
+                        (r, in) -> new double[][] {Oracle.dropout(r, in[0], p, 0, 0, 0)},
+                        2.0 * count(shape) * d.bytes(),
+                        count(shape))
+                .backward(2.0 * count(shape) * d.bytes());
     }
 
     // Dropout is the identity outside a tape.
@@ -644,6 +650,7 @@ public final class OpCases {
                         (r, in) -> new double[][] {Oracle.gelu(r, in[0], form)},
                         2.0 * count(shape) * d.bytes(),
                         8.0 * count(shape))
+                .backward(3.0 * count(shape) * d.bytes())
                 // the normal distribution function is a fit, within 4e-7
                 .fitted(form == Gelu.ERF ? 4e-7 : 0);
     }
@@ -661,6 +668,7 @@ public final class OpCases {
                         (r, v) -> new double[][] {Oracle.layerNorm(r, v[0], v[1], v[2], 1e-5)},
                         2.0 * rows * width * d.bytes(),
                         8.0 * rows * width)
+                .backward(3.0 * rows * width * d.bytes())
                 // one or two elements: what is left of dy cancels, times up to 1 / sqrt(eps)
                 .cancelling(width <= 2 ? 1 / Math.sqrt(1e-5) : 0);
     }
@@ -721,6 +729,8 @@ public final class OpCases {
                         },
                         4.0 * rows * width * d.bytes(),
                         10.0 * rows * width)
+                // the sum, dy; dx and dresidual
+                .backward(4.0 * rows * width * d.bytes())
                 .cancelling(width <= 2 ? 1 / Math.sqrt(1e-5) : 0);
     }
 
