@@ -6,6 +6,7 @@
 
 #include "../../../kernels/bias.cu"
 #include "device_matrix.h"
+#include "repeat.h"
 
 namespace {
 
@@ -82,8 +83,33 @@ void run(const Case& c) {
     return;
   const int64_t partial_bytes = static_cast<int64_t>(bytes);
   check(counters.load.bytes == elements * dy.size() + partial_bytes, c, "dy is not read just once");
-  check(elements < 100000 || partial_bytes * 20 <= elements * dy.size(), c,
-        "the partial sums are more than 5 % of dy");
+  check(c.outer * c.inner < 128 || elements < 100000 || partial_bytes * 20 <= elements * dy.size(),
+        c, "the partial sums are more than 5 % of dy");
+}
+
+void same_bits(ElementType type, int64_t columns) {
+  const Case c = {type, ElementType::kF32, 1, 300, columns, 0, 0, true, 4};
+  Matrix dy(type, 1, c.inner, columns, 0, 0), dbias(c.dbias_type, 1, 1, columns, 0, 0);
+  dy.random();
+  BiasBackward p = {};
+  p.dy = dy.data;
+  p.dbias = dbias.data;
+  p.columns = static_cast<int>(columns);
+  p.add = true;
+  p.layout = {c.inner, 1, {c.inner}, {{dy.stride}}};
+  std::vector<float, simt::DeviceAllocator<float>> scratch(
+      bias_backward_scratch_bytes(type, p, c.sm_count) / sizeof(float));
+  check(!scratch.empty(), c, "one part only");
+  p.partials = scratch.data();
+  const int other = other_bits(seed, [&] {
+    dbias.fill([](int64_t, int64_t, int64_t) { return 0.3f; });
+    cudaError_t error = bias_backward(nullptr, type, c.dbias_type, p, c.sm_count);
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    Bits bits;
+    if (error == cudaSuccess) append(bits, dbias.data, static_cast<size_t>(columns) * 4);
+    return bits;
+  });
+  check(other < 0, c, "other bits in another order");
 }
 
 }  // namespace
@@ -104,6 +130,8 @@ int main(int argc, char** argv) {
         }
     run({ElementType::kBf16, ElementType::kF32, 1, 65537, 8, 0, 0, false, 132});
   }
+  for (ElementType type : kTypes)
+    for (int64_t columns : {64, 257}) same_bits(type, columns);
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

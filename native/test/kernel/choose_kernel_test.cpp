@@ -7,6 +7,7 @@
 
 #include "../../../kernels/choose.cu"
 #include "device_array.h"
+#include "repeat.h"
 
 namespace {
 
@@ -199,6 +200,37 @@ void sample_of(ElementType type, int64_t rows, int64_t columns, Shape shape, con
   expect(out == again, "%s: not the same twice", text);
 }
 
+void sample_same_bits(ElementType type, const Options& o) {
+  constexpr int64_t kRows = 2, kColumns = 1001;
+  DeviceArray x(type, kRows, kColumns);
+  x.random(generator, 2);
+  DeviceVector<int32_t> out(kRows);
+  DeviceVector<float> logprobs(kRows);
+  Faults faults;
+  Sample p = {};
+  p.out = out.data();
+  p.logprobs = logprobs.data();
+  p.logits = x.data();
+  p.rows = kRows;
+  p.out_stride = p.logprobs_stride = 1;
+  p.logits_stride = p.columns = kColumns;
+  p.top_k = o.top_k;
+  p.temperature = o.temperature;
+  p.top_p = o.top_p;
+  p.min_p = o.min_p;
+  p.philox = {seed, nullptr, 3, 1};
+  p.faults = faults.sink();
+  const int other = other_bits(seed, [&] {
+    Bits bits;
+    if (!expect.ran("sample", sample(nullptr, type, p))) return bits;
+    append(bits, out.data(), sizeof(int32_t) * kRows);
+    append(bits, logprobs.data(), sizeof(float) * kRows);
+    return bits;
+  });
+  expect(other < 0, "sample %s k=%d p=%g: other bits in run %d", name_of(type), o.top_k,
+         static_cast<double>(o.top_p), other);
+}
+
 void sample_extremes() {
   for (ElementType type : {kF32, kF16, kBf16}) {
     constexpr int64_t kColumns = 3000;
@@ -330,6 +362,10 @@ int main(int argc, char** argv) {
     }
     argmax_faults();
     sample_extremes();
+  }
+  for (ElementType type : {kF32, kF16, kBf16}) {
+    sample_same_bits(type, {1.f, 0, 1.f, 0.f});
+    sample_same_bits(type, {0.7f, 50, 0.9f, 0.02f});
   }
   far_apart();
   traffic();

@@ -4,6 +4,7 @@
 // Usage: embedding_kernel_test [seed]
 #include "../../../kernels/embedding.cu"
 #include "operands.h"
+#include "repeat.h"
 
 namespace {
 
@@ -140,6 +141,31 @@ void test(int64_t b, int64_t t, int64_t v, int64_t d) {
   }
 }
 
+// Rows of the table that many segments of sorted tokens share.
+template <typename To, typename T>
+void test_same_bits() {
+  constexpr int64_t kTokens = 300, kRows = 5, kColumns = 40;
+  Operand<int32_t> ids({1, kTokens}, Form::kDense);
+  Operand<T> dout({kTokens, kColumns}, Form::kDense);
+  Operand<To> gradient({kRows, kColumns}, Form::kDense);
+  dout.random();
+  for (int64_t i = 0; i < kTokens; ++i) ids.set(i, static_cast<double>(generator() % 16 / 4));
+  Faults faults;
+  DeviceVector<uint4> scratch(embedding_backward_scratch_bytes(kTokens, kColumns) / 16 + 1);
+  EmbeddingBackward g = {};
+  g.tokens = {ids.data(), nullptr, 1, kTokens, {kTokens, 1}, 1, faults.sink()};
+  g.gradient = gradient.data();
+  g.dout = dout.data();
+  g.rows = kRows;
+  g.columns = g.gradient_step = g.dout_step[1] = kColumns;
+  g.scratch = scratch.data();
+  EXPECT(other_bits(static_cast<unsigned>(seed), [&] {
+           return ran("embedding_backward", embedding_backward(nullptr, kType<To>, kType<T>, g))
+                      ? gradient.contents()
+                      : Bits();
+         }) < 0);
+}
+
 // Positions beyond their table.
 void test_positions() {
   Operand<int32_t> ids({2, 3}, Form::kDense), start({2}, Form::kDense);
@@ -245,6 +271,9 @@ int main(int argc, char** argv) {
     for (int trial = 0; trial < 3; ++trial) test<float, float>(1, 2 * kEmbeddingScan, 1, 8);
     test_positions();
   });
+  test_same_bits<float, float>();
+  test_same_bits<float, __half>();
+  test_same_bits<__nv_bfloat16, __nv_bfloat16>();
   test_traffic();
   return summary();
 }

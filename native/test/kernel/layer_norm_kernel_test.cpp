@@ -13,6 +13,7 @@
 
 #include "../../../kernels/layer_norm.cu"
 #include "element.h"
+#include "repeat.h"
 
 namespace {
 
@@ -382,6 +383,51 @@ void run(const Case& c) {
   }
 }
 
+// Blocks of several rows each, and the second kernel.
+void backward_same_bits(ElementType type, int64_t columns) {
+  const Case c = {type, type, 70, columns, false, false, false};
+  const auto matrix = [&](ElementType of, int64_t rows, int64_t width) {
+    return Matrix(of, rows, width, 1, 0, false);
+  };
+  Matrix x = matrix(type, c.rows, columns), dy = matrix(type, c.rows, columns),
+         dx = matrix(type, c.rows, columns), weight = matrix(type, 1, columns),
+         dweight = matrix(ElementType::kF32, 1, columns),
+         dbias = matrix(ElementType::kF32, 1, columns), mean = matrix(ElementType::kF32, c.rows, 1),
+         rstd = matrix(ElementType::kF32, c.rows, 1);
+  for (Matrix* m : {&x, &dy, &weight, &mean}) m->random(1, 0);
+  rstd.random(0.1, 1);
+  LayerNormBackward b = {};
+  b.dx = dx.data;
+  b.dweight = dweight.data;
+  b.dbias = dbias.data;
+  b.dy = dy.data;
+  b.x = x.data;
+  b.mean = reinterpret_cast<float*>(mean.data);
+  b.rstd = reinterpret_cast<float*>(rstd.data);
+  b.weight = weight.data;
+  b.dweight_type = b.dbias_type = ElementType::kF32;
+  b.columns = static_cast<int>(columns);
+  b.layout.rows = b.layout.shape[0] = c.rows;
+  b.layout.rank = 1;
+  for (int operand : {LayerNormBackward::kDx, LayerNormBackward::kDy, LayerNormBackward::kX})
+    b.layout.stride[operand][0] = columns;
+  b.layout.stride[LayerNormBackward::kMean][0] = b.layout.stride[LayerNormBackward::kRstd][0] = 1;
+  std::vector<float, simt::DeviceAllocator<float>> partials(
+      layer_norm_backward_scratch_bytes(type, type, b, 4) / 4);
+  b.partials = partials.data();
+  const int other = other_bits(seed, [&] {
+    Bits bits;
+    if (!ran("backward", c, layer_norm_backward(nullptr, type, type, b, 4))) return bits;
+    append(bits, dx.data, static_cast<size_t>(c.rows * columns * dx.size()));
+    append(bits, dweight.data, static_cast<size_t>(columns) * 4);
+    append(bits, dbias.data, static_cast<size_t>(columns) * 4);
+    return bits;
+  });
+  ++checks;
+  if (other >= 0 && ++failures <= 20)
+    std::fprintf(stderr, "FAILED backward %s: other bits in run %d\n", c.text().c_str(), other);
+}
+
 // The traffic of the forward pass, counted at ptx.cuh: y leaves once; x, weight and bias arrive
 // once a row at most; and every 32-byte sector that a request touches is used whole.
 void traffic(ElementType type) {
@@ -453,6 +499,9 @@ int main(int argc, char** argv) {
     // no rows: the parameter gradients are zeroed
     run({ElementType::kF32, ElementType::kF32, 0, 64, false, false, false});
   }
+  for (int64_t columns : {64, 100}) backward_same_bits(ElementType::kF32, columns);
+  backward_same_bits(ElementType::kF16, 64);
+  backward_same_bits(ElementType::kBf16, 520);
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

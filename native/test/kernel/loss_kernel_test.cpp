@@ -6,6 +6,7 @@
 
 #include "../../../kernels/loss.cu"
 #include "device_array.h"
+#include "repeat.h"
 
 namespace {
 
@@ -206,6 +207,24 @@ void traffic(ElementType type, int64_t columns, bool gradient, int times) {
          "%s: sectors in part", c.text().c_str());
 }
 
+void same_bits(ElementType type, int64_t columns) {
+  const Case c = {type, 40, columns, 0.1, 4, true, true};
+  Run run(c, 0, 0);
+  const std::vector<double> logits = run.logits.values();
+  const int other = other_bits(seed, [&] {
+    for (int64_t i = 0; i < run.logits.elements(); ++i)
+      run.logits.set(i, logits[static_cast<size_t>(i)]);
+    *run.loss.at() = 2.5f;
+    Bits bits;
+    if (!run(c)) return bits;
+    append(bits, run.logits.data(), static_cast<size_t>(c.rows * columns) * size_of(type));
+    append(bits, run.row_losses.data(), static_cast<size_t>(c.rows) * sizeof(float));
+    append(bits, run.loss.at(), sizeof(float));
+    return bits;
+  });
+  expect(other < 0, "%s: other bits in run %d", c.text().c_str(), other);
+}
+
 // Two equal rows more than 2^31 elements apart have equal losses and gradients.
 void far_apart(int64_t columns) {
   constexpr int64_t kApart = (int64_t{1} << 31) + 24;
@@ -253,6 +272,8 @@ int main(int argc, char** argv) {
     }
     beyond();
   }
+  for (ElementType type : {kF32, kF16, kBf16})
+    for (int64_t columns : {33, 257, 3000}) same_bits(type, columns);
   far_apart(1000);
   far_apart(120011);
   traffic(kBf16, 768, true, 1);

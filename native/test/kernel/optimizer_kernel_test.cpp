@@ -7,6 +7,7 @@
 
 #include "../../../kernels/optimizer.cu"
 #include "device_array.h"
+#include "repeat.h"
 
 namespace {
 
@@ -80,6 +81,20 @@ void global_norms() {
     expect(!std::isfinite(had.norm) && std::isnan(had.factor), "of %g: norm %g, factor %g", bad,
            had.norm, had.factor);
   }
+}
+
+void norms_same_bits() {
+  std::deque<DeviceArray> arrays;
+  for (int i = 0; i < 140; ++i)  // two launches
+    arrays.emplace_back((ElementType[]){kF32, kF16, kBf16}[i % 3], 1, i == 5 ? 20000 : 64 + i)
+        .random(generator, 1);
+  const int other = other_bits(seed, [&] {
+    const Norm had = norm_of(arrays, 1);
+    Bits bits;
+    append(bits, &had, sizeof had);
+    return bits;
+  });
+  expect(other < 0, "global_norm: other bits in run %d", other);
 }
 
 // ---- unscaling ----
@@ -378,6 +393,7 @@ int main(int argc, char** argv) {
     updates();
     no_step();
   }
+  norms_same_bits();
   far_apart();
   simt::count_memory(true);
   traffic();
