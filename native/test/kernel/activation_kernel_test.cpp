@@ -3,6 +3,7 @@
 // misaligned. Usage: activation_kernel_test [seed]
 #include "../../../kernels/activation.cu"
 #include "cuda/layout.h"
+#include "far_rows.h"
 #include "operands.h"
 
 namespace {
@@ -17,8 +18,17 @@ constexpr ElementType kType = sizeof(T) == 4              ? ElementType::kF32
                                                           : ElementType::kBf16;
 
 std::vector<int64_t> any_shape() {
-  return pick<std::vector<int64_t>>(
-      {{1}, {7}, {1001}, {4096}, {3, 67}, {2, 3, 40}, {9, 33, 7}, {3, 2, 5, 4, 8}});
+  return pick<std::vector<int64_t>>({{1},
+                                     {7},
+                                     {1001},
+                                     {4096},
+                                     {3, 67},
+                                     {2, 3, 40},
+                                     {9, 33, 7},
+                                     {3, 2, 5, 4, 8},
+                                     {0, 5},
+                                     {2, 33},
+                                     {1023, 2}});
 }
 
 double gelu(double x, bool erf) {
@@ -109,6 +119,55 @@ void test_dropout(const std::vector<int64_t>& shape, Form x_form, Form y_form) {
   });
 }
 
+// The same bits as with rows side by side.
+void test_far() {
+  using T = __nv_bfloat16;
+  constexpr int64_t kRows = 2;
+  for (int64_t columns : {33, 64}) {
+    Operand<T> x({kRows, columns}, Form::kDense), y({kRows, columns}, Form::kDense),
+        dy({kRows, columns}, Form::kDense);
+    FarRows<T> far_x(kRows, columns), far_y(kRows, columns), far_dy(kRows, columns);
+    x.random();
+    dy.random();
+    far_x.fill(x.data());
+    far_dy.fill(dy.data());
+    const auto runs = [&]<int kOperands>(Runs<kOperands>& all, int64_t stride) {
+      all.columns = columns;
+      all.layout.rows = all.layout.shape[0] = kRows;
+      all.layout.rank = 1;
+      for (auto& step : all.layout.stride) step[0] = stride;
+    };
+    for (bool erf : {false, true}) {
+      GeluForward f = {y.data(), x.data(), {}}, far_f = {far_y.data, far_x.data, {}};
+      runs(f.runs, columns);
+      runs(far_f.runs, far_x.kApart);
+      if (ran("gelu_forward", gelu_forward(nullptr, kType<T>, erf, f)) &&
+          ran("gelu_forward, far apart", gelu_forward(nullptr, kType<T>, erf, far_f)))
+        EXPECT(far_y.equals(y.data()));
+      GeluBackward b = {y.data(), dy.data(), x.data(), true, {}},
+                   far_b = {far_y.data, far_dy.data, far_x.data, true, {}};
+      runs(b.runs, columns);
+      runs(far_b.runs, far_x.kApart);
+      if (ran("gelu_backward", gelu_backward(nullptr, kType<T>, erf, b)) &&
+          ran("gelu_backward, far apart", gelu_backward(nullptr, kType<T>, erf, far_b)))
+        EXPECT(far_y.equals(y.data()));
+    }
+    Dropout d = {};
+    d.y = y.data();
+    d.x = x.data();
+    d.philox = {1, nullptr, 2, 3};
+    d.rule = gatun::dropout_rule(0.4);
+    Dropout far_d = d;
+    far_d.y = far_y.data;
+    far_d.x = far_x.data;
+    runs(d.runs, columns);
+    runs(far_d.runs, far_x.kApart);
+    if (ran("dropout", dropout(nullptr, kType<T>, d)) &&
+        ran("dropout, far apart", dropout(nullptr, kType<T>, far_d)))
+      EXPECT(far_y.equals(y.data()));
+  }
+}
+
 void test_traffic() {
   constexpr int64_t kRows = 96, kColumns = 1024, kBytes = kRows * kColumns * 2;
   using T = __nv_bfloat16;
@@ -147,6 +206,8 @@ int main(int argc, char** argv) {
         test_dropout<T>({3, 67}, Form::kGaps, Form::kGaps);
       });
   });
+  test_dropout<float>({65537, 2}, Form::kGaps, Form::kRagged);
+  if (kFarRows) test_far();
   test_traffic();
   return summary();
 }

@@ -3,6 +3,7 @@
 // and positions with their report, the same bits in every order of threads and blocks.
 // Usage: embedding_kernel_test [seed]
 #include "../../../kernels/embedding.cu"
+#include "far_rows.h"
 #include "operands.h"
 #include "repeat.h"
 
@@ -56,7 +57,7 @@ void test(int64_t b, int64_t t, int64_t v, int64_t d) {
   for (int64_t i = 0; i < b; ++i) start.set(i, static_cast<double>(generator() % 4));
   FaultKind fault = FaultKind::kNone;
   int64_t wrong = 0, wrong_at = 0;
-  if (generator() % 3 == 0) {
+  if (ids.count() > 0 && generator() % 3 == 0) {
     fault = FaultKind::kEmbeddingId;
     wrong_at = static_cast<int64_t>(generator() % static_cast<uint64_t>(ids.count()));
     wrong = pick<int64_t>({v, -1, INT32_MAX, INT32_MIN});
@@ -138,6 +139,53 @@ void test(int64_t b, int64_t t, int64_t v, int64_t d) {
     ++checks;
     if (expected_bits[trial_index++] != gradient.contents())
       report("embedding_backward: another order of threads gave other bits");
+  }
+}
+
+// Rows of the table, of out and of the gradient: the same bits as side by side.
+void test_far() {
+  using T = __nv_bfloat16;
+  constexpr int64_t kTokens = 3, kRows = 2;
+  for (int64_t columns : {33, 64}) {
+    Operand<int32_t> ids({1, kTokens}, Form::kDense);
+    Operand<T> table({kRows, columns}, Form::kDense), out({kTokens, columns}, Form::kDense),
+        gradient({kRows, columns}, Form::kDense);
+    FarRows<T> far_table(kRows, columns), far_out(kTokens, columns), far_gradient(kRows, columns);
+    table.random();
+    far_table.fill(table.data());
+    for (int64_t i = 0; i < kTokens; ++i) ids.set(i, i == 1 ? 0 : 1);
+    Faults faults;
+    EmbeddingForward f = {};
+    f.tokens = {ids.data(), nullptr, 1, kTokens, {kTokens, 1}, 1, faults.sink()};
+    f.out = out.data();
+    f.table = table.data();
+    f.columns = f.out_step[1] = f.table_step = columns;
+    f.table_rows = kRows;
+    EmbeddingForward far_f = f;
+    far_f.out = far_out.data;
+    far_f.table = far_table.data;
+    far_f.out_step[1] = far_f.table_step = far_out.kApart;
+    if (!ran("embedding_forward", embedding_forward(nullptr, kType<T>, f)) ||
+        !ran("embedding_forward, far apart", embedding_forward(nullptr, kType<T>, far_f)))
+      return;
+    EXPECT(far_out.equals(out.data()));
+    DeviceVector<uint4> scratch(embedding_backward_scratch_bytes(kTokens, columns) / 16 + 1);
+    EmbeddingBackward g = {};
+    g.tokens = f.tokens;
+    g.gradient = gradient.data();
+    g.dout = out.data();
+    g.rows = kRows;
+    g.columns = g.gradient_step = g.dout_step[1] = columns;
+    g.scratch = scratch.data();
+    EmbeddingBackward far_g = g;
+    far_g.gradient = far_gradient.data;
+    far_g.dout = far_out.data;
+    far_g.gradient_step = far_g.dout_step[1] = far_out.kApart;
+    if (!ran("embedding_backward", embedding_backward(nullptr, kType<T>, kType<T>, g)) ||
+        !ran("embedding_backward, far apart",
+             embedding_backward(nullptr, kType<T>, kType<T>, far_g)))
+      return;
+    EXPECT(far_gradient.equals(gradient.data()));
   }
 }
 
@@ -257,7 +305,7 @@ int main(int argc, char** argv) {
     trial_index = 0;
     const auto dimensions = [](auto test_case) {
       for (int trial = 0; trial < 4; ++trial)
-        test_case(pick<int64_t>({1, 2, 5}), pick<int64_t>({1, 3, 33, 100}),
+        test_case(pick<int64_t>({1, 2, 5}), pick<int64_t>({1, 2, 3, 31, 33, 100}),
                   pick<int64_t>({1, 2, 50, 300, 700}), pick<int64_t>({1, 8, 33, 64, 264}));
     };
     dimensions(test<float, float>);
@@ -267,10 +315,15 @@ int main(int argc, char** argv) {
     dimensions(test<__nv_bfloat16, __nv_bfloat16>);
     test<float, __nv_bfloat16>(2, 600, 40, 16);
     test<float, float>(1, 160, 3, 520);
+    test<float, float>(0, 1, 3, 8);
     // one row, and no key left over behind the sorted ones
     for (int trial = 0; trial < 3; ++trial) test<float, float>(1, 2 * kEmbeddingScan, 1, 8);
     test_positions();
   });
+  trial_index = expected_bits.size();
+  test<float, __half>(1, 1023, 2, 1);
+  test<float, float>(1, 3, 65537, 1);
+  if (kFarRows) test_far();
   test_same_bits<float, float>();
   test_same_bits<float, __half>();
   test_same_bits<__nv_bfloat16, __nv_bfloat16>();

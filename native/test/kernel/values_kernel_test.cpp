@@ -4,6 +4,7 @@
 
 #include "../../../kernels/values.cu"
 #include "cuda/layout.h"
+#include "far_rows.h"
 #include "operands.h"
 
 namespace {
@@ -28,7 +29,10 @@ std::vector<int64_t> any_shape() {
                                      {9, 33, 70},
                                      {2, 40, 8, 9},
                                      {64, 64},
-                                     {3, 2, 5, 4, 24}});
+                                     {3, 2, 5, 4, 24},
+                                     {0, 5},
+                                     {31, 33},
+                                     {1023, 2}});
 }
 
 template <typename T>
@@ -61,7 +65,7 @@ void test_cast(cudaError_t (*run)(const Copy&)) {
   Operand<To> out(shape, any_form());
   Operand<From> src(shape, any_form());
   src.random();
-  src.set(0, std::is_integral_v<From> ? -1 : 1e5);  // f16: infinity
+  if (src.count() > 0) src.set(0, std::is_integral_v<From> ? -1 : 1e5);  // f16: infinity
   if (src.count() > 1 && !std::is_integral_v<From>) src.set(1, NAN);
   const auto o = out.view(), s = src.view();
   Copy c = {};
@@ -151,7 +155,7 @@ template <typename T>
 void test_increment() {
   Operand<T> out(any_shape(), any_form());
   out.random();
-  out.set(0, static_cast<double>(INT32_MAX));
+  if (out.count() > 0) out.set(0, static_cast<double>(INT32_MAX));
   const std::vector<double> before = out.values();
   const auto o = out.view();
   Increment p = {};
@@ -194,6 +198,42 @@ void test_far() {
   if (ran("copy", copy(nullptr, 1, c)))
     for (int64_t i = 0; i < 6; ++i) EXPECT(bytes[i / 2 * kStep + i % 2] == near[i]);
   munmap(far, kBytes);
+}
+
+// Rows of floats: the same bits as side by side.
+void test_far_floats() {
+  using T = __nv_bfloat16;
+  constexpr int64_t kRows = 2;
+  for (int64_t columns : {33, 64}) {
+    Operand<T> a({kRows, columns}, Form::kDense), sum({kRows, columns}, Form::kDense);
+    Operand<float> wide({kRows, columns}, Form::kDense);
+    FarRows<T> far_a(kRows, columns), far_out(kRows, columns);
+    FarRows<float> far_wide(kRows, columns);
+    a.random();
+    far_a.fill(a.data());
+    const auto runs = [&]<int kOperands>(Runs<kOperands>& all, int64_t stride) {
+      all.columns = columns;
+      all.layout.rows = all.layout.shape[0] = kRows;
+      all.layout.rank = 1;
+      for (auto& step : all.layout.stride) step[0] = stride;
+    };
+    Copy c = {far_out.data, far_a.data, {}};
+    runs(c.runs, far_a.kApart);
+    if (ran("copy, far apart", copy(nullptr, 2, c))) EXPECT(far_out.equals(a.data()));
+    Copy near_cast = {wide.data(), a.data(), {}}, far_cast = {far_wide.data, far_a.data, {}};
+    runs(near_cast.runs, columns);
+    runs(far_cast.runs, far_a.kApart);
+    if (ran("cast", cast(nullptr, ElementType::kF32, kType<T>, near_cast)) &&
+        ran("cast, far apart", cast(nullptr, ElementType::kF32, kType<T>, far_cast)))
+      EXPECT(far_wide.equals(wide.data()));
+    Add near_add = {sum.data(), a.data(), a.data(), {}},
+        far_add = {far_out.data, far_a.data, far_a.data, {}};
+    runs(near_add.runs, columns);
+    runs(far_add.runs, far_a.kApart);
+    if (ran("add", add(nullptr, kType<T>, near_add)) &&
+        ran("add, far apart", add(nullptr, kType<T>, far_add)))
+      EXPECT(far_out.equals(sum.data()));
+  }
 }
 
 void test_traffic() {
@@ -245,6 +285,7 @@ int main(int argc, char** argv) {
     test_repeated();
     test_far();
   });
+  if (kFarRows) test_far_floats();
   test_traffic();
   return summary();
 }
