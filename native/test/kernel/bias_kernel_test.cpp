@@ -6,6 +6,7 @@
 
 #include "../../../kernels/bias.cu"
 #include "device_matrix.h"
+#include "far_rows.h"
 #include "repeat.h"
 
 namespace {
@@ -87,6 +88,28 @@ void run(const Case& c) {
         c, "the partial sums are more than 5 % of dy");
 }
 
+// The same bits as with rows side by side.
+void far_apart(int64_t columns) {
+  using T = __nv_bfloat16;
+  const Case c = {ElementType::kBf16, ElementType::kF32, 1, 3, columns, 0, 0, false, 4};
+  Matrix dy(c.type, 1, c.inner, columns, 0, 0), dbias(c.dbias_type, 2, 1, columns, 0, 0);
+  dy.random();
+  FarRows<T> far_dy(c.inner, columns);
+  far_dy.fill(reinterpret_cast<const T*>(dy.data));
+  BiasBackward p = {};
+  p.columns = static_cast<int>(columns);
+  for (int far = 0; far < 2; ++far) {
+    p.dy = far ? far_dy.data : static_cast<void*>(dy.data);
+    p.dbias = dbias.at(far, 0, 0);
+    p.layout = {c.inner, 1, {c.inner}, {{far ? far_dy.kApart : dy.stride}}};
+    cudaError_t error = bias_backward(nullptr, c.type, c.dbias_type, p, c.sm_count);
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    if (!check(error == cudaSuccess, c, cudaGetErrorString(error))) return;
+  }
+  check(std::memcmp(dbias.at(0, 0, 0), dbias.at(1, 0, 0), static_cast<size_t>(columns) * 4) == 0, c,
+        "other bits with rows far apart");
+}
+
 void same_bits(ElementType type, int64_t columns) {
   const Case c = {type, ElementType::kF32, 1, 300, columns, 0, 0, true, 4};
   Matrix dy(type, 1, c.inner, columns, 0, 0), dbias(c.dbias_type, 1, 1, columns, 0, 0);
@@ -130,6 +153,8 @@ int main(int argc, char** argv) {
         }
     run({ElementType::kBf16, ElementType::kF32, 1, 65537, 8, 0, 0, false, 132});
   }
+  if (kFarRows)
+    for (int64_t columns : {33, 64}) far_apart(columns);
   for (ElementType type : kTypes)
     for (int64_t columns : {64, 257}) same_bits(type, columns);
   std::printf("%d checks, %d failures\n", checks, failures);

@@ -13,6 +13,7 @@
 
 #include "../../../kernels/layer_norm.cu"
 #include "element.h"
+#include "far_rows.h"
 #include "repeat.h"
 
 namespace {
@@ -383,49 +384,147 @@ void run(const Case& c) {
   }
 }
 
-// Blocks of several rows each, and the second kernel.
-void backward_same_bits(ElementType type, int64_t columns) {
-  const Case c = {type, type, 70, columns, false, false, false};
-  const auto matrix = [&](ElementType of, int64_t rows, int64_t width) {
-    return Matrix(of, rows, width, 1, 0, false);
-  };
-  Matrix x = matrix(type, c.rows, columns), dy = matrix(type, c.rows, columns),
-         dx = matrix(type, c.rows, columns), weight = matrix(type, 1, columns),
-         dweight = matrix(ElementType::kF32, 1, columns),
-         dbias = matrix(ElementType::kF32, 1, columns), mean = matrix(ElementType::kF32, c.rows, 1),
-         rstd = matrix(ElementType::kF32, c.rows, 1);
-  for (Matrix* m : {&x, &dy, &weight, &mean}) m->random(1, 0);
-  rstd.random(0.1, 1);
-  LayerNormBackward b = {};
-  b.dx = dx.data;
-  b.dweight = dweight.data;
-  b.dbias = dbias.data;
-  b.dy = dy.data;
-  b.x = x.data;
-  b.mean = reinterpret_cast<float*>(mean.data);
-  b.rstd = reinterpret_cast<float*>(rstd.data);
-  b.weight = weight.data;
-  b.dweight_type = b.dbias_type = ElementType::kF32;
-  b.columns = static_cast<int>(columns);
-  b.layout.rows = b.layout.shape[0] = c.rows;
-  b.layout.rank = 1;
-  for (int operand : {LayerNormBackward::kDx, LayerNormBackward::kDy, LayerNormBackward::kX})
-    b.layout.stride[operand][0] = columns;
-  b.layout.stride[LayerNormBackward::kMean][0] = b.layout.stride[LayerNormBackward::kRstd][0] = 1;
-  std::vector<float, simt::DeviceAllocator<float>> partials(
-      layer_norm_backward_scratch_bytes(type, type, b, 4) / 4);
-  b.partials = partials.data();
-  const int other = other_bits(seed, [&] {
-    Bits bits;
-    if (!ran("backward", c, layer_norm_backward(nullptr, type, type, b, 4))) return bits;
-    append(bits, dx.data, static_cast<size_t>(c.rows * columns * dx.size()));
-    append(bits, dweight.data, static_cast<size_t>(columns) * 4);
-    append(bits, dbias.data, static_cast<size_t>(columns) * 4);
-    return bits;
-  });
+void expect(const Case& c, const char* what, bool holds) {
   ++checks;
-  if (other >= 0 && ++failures <= 20)
-    std::fprintf(stderr, "FAILED backward %s: other bits in run %d\n", c.text().c_str(), other);
+  if (!holds && ++failures <= 20)
+    std::fprintf(stderr, "FAILED (seed %u) %s: %s\n", seed, c.text().c_str(), what);
+}
+
+// Both passes over dense rows, as the forward pass needs them: y, mean and rstd feed the backward.
+struct Dense {
+  Case c;
+  Matrix x, residual, sum, y, dy, dx, weight, dweight, dbias, mean, rstd;
+  std::vector<float, simt::DeviceAllocator<float>> partials;
+
+  explicit Dense(const Case& of)
+      : c(of),
+        x(matrix(c.type, c.rows)),
+        residual(matrix(c.type, c.rows)),
+        sum(matrix(c.type, c.rows)),
+        y(matrix(c.type, c.rows)),
+        dy(matrix(c.type, c.rows)),
+        dx(matrix(c.type, c.rows)),
+        weight(matrix(c.parameter_type, 1)),
+        dweight(matrix(ElementType::kF32, 1)),
+        dbias(matrix(ElementType::kF32, 1)),
+        mean(ElementType::kF32, c.rows, 1, 1, 0, false),
+        rstd(ElementType::kF32, c.rows, 1, 1, 0, false) {
+    for (Matrix* m : {&x, &residual, &dy, &weight}) m->random(1, 0);
+  }
+  Dense(const Dense&) = delete;
+  Matrix matrix(ElementType type, int64_t rows) const {
+    return Matrix(type, rows, c.columns, 1, 0, false);
+  }
+  LayerNormForward forward() {
+    LayerNormForward f = {};
+    f.x = x.data;
+    f.residual = residual.data;
+    f.weight = weight.data;
+    f.y = y.data;
+    f.sum = sum.data;
+    f.mean = reinterpret_cast<float*>(mean.data);
+    f.rstd = reinterpret_cast<float*>(rstd.data);
+    f.columns = static_cast<int>(c.columns);
+    f.eps = 1e-5f;
+    f.layout.rows = f.layout.shape[0] = c.rows;
+    f.layout.rank = 1;
+    for (auto& stride : f.layout.stride) stride[0] = c.columns;
+    f.layout.stride[LayerNormForward::kMean][0] = f.layout.stride[LayerNormForward::kRstd][0] = 1;
+    return f;
+  }
+  LayerNormBackward backward() {
+    LayerNormBackward b = {};
+    b.dx = dx.data;
+    b.dweight = dweight.data;
+    b.dbias = dbias.data;
+    b.dy = dy.data;
+    b.x = sum.data;
+    b.mean = reinterpret_cast<float*>(mean.data);
+    b.rstd = reinterpret_cast<float*>(rstd.data);
+    b.weight = weight.data;
+    b.dweight_type = b.dbias_type = ElementType::kF32;
+    b.columns = static_cast<int>(c.columns);
+    b.layout.rows = b.layout.shape[0] = c.rows;
+    b.layout.rank = 1;
+    for (auto& stride : b.layout.stride) stride[0] = c.columns;
+    b.layout.stride[LayerNormBackward::kMean][0] = b.layout.stride[LayerNormBackward::kRstd][0] = 1;
+    partials.resize(layer_norm_backward_scratch_bytes(c.type, c.parameter_type, b, kSmCount) / 4);
+    b.partials = partials.data();
+    return b;
+  }
+  static constexpr int kSmCount = 4;
+  bool launch(const LayerNormForward& f) const {
+    return ran("forward", c, layer_norm_forward(nullptr, c.type, c.parameter_type, f));
+  }
+  bool launch(const LayerNormBackward& b) const {
+    return ran("backward", c, layer_norm_backward(nullptr, c.type, c.parameter_type, b, kSmCount));
+  }
+  Bits results() const {
+    Bits bits;
+    for (const Matrix* m : {&y, &sum, &dx, &dweight, &dbias, &mean, &rstd})
+      append(bits, m->data, static_cast<size_t>(m->rows * m->columns * m->size()));
+    return bits;
+  }
+};
+
+// Blocks of several rows each, and the second kernel.
+void same_bits_in_all_orders(ElementType type, int64_t columns) {
+  Dense d({type, type, 70, columns, false, false, true});
+  const LayerNormForward f = d.forward();
+  const LayerNormBackward b = d.backward();
+  expect(d.c, "other bits in another order",
+         other_bits(seed, [&] { return d.launch(f) && d.launch(b) ? d.results() : Bits(); }) < 0);
+}
+
+// A NaN in a row of x, or of dy, is in that row of y and dx and in no other, but in all of
+// dweight's column.
+void nan_stays(ElementType type, int64_t columns) {
+  constexpr int64_t kRow = 3, kUpstreamRow = 17;
+  Dense d({type, type, 20, columns, false, false, true});
+  d.x.set(kRow, columns / 2, NAN);
+  d.dy.set(kUpstreamRow, columns - 1, NAN);
+  if (!d.launch(d.forward()) || !d.launch(d.backward())) return;
+  for (int64_t r = 0; r < d.c.rows; ++r)
+    for (int64_t i = 0; i < columns; ++i)
+      if (std::isnan(d.y.get(r, i)) != (r == kRow) ||
+          std::isnan(d.dx.get(r, i)) != (r == kRow || r == kUpstreamRow))
+        return expect(d.c, "a NaN spread or vanished", false);
+  for (int64_t i = 0; i < columns; ++i)
+    if (!std::isnan(d.dweight.get(0, i)) || std::isnan(d.dbias.get(0, i)) != (i == columns - 1))
+      return expect(d.c, "a NaN in a gradient of a parameter", false);
+}
+
+// Rows 2^31 elements apart: the same bits as side by side.
+void far_apart(int64_t columns) {
+  using T = __nv_bfloat16;
+  constexpr ElementType kType = ElementType::kBf16;
+  Dense d({kType, kType, 3, columns, false, false, true});
+  LayerNormForward f = d.forward();
+  LayerNormBackward b = d.backward();
+  if (!d.launch(f) || !d.launch(b)) return;
+  const Bits dweight = d.results();
+  FarRows<T> x(3, columns), residual(3, columns), sum(3, columns), y(3, columns), dy(3, columns),
+      dx(3, columns);
+  const auto rows = [](const Matrix& m) { return reinterpret_cast<const T*>(m.data); };
+  x.fill(rows(d.x));
+  residual.fill(rows(d.residual));
+  dy.fill(rows(d.dy));
+  f.x = x.data;
+  f.residual = residual.data;
+  f.sum = sum.data;
+  f.y = y.data;
+  b.x = sum.data;
+  b.dy = dy.data;
+  b.dx = dx.data;
+  for (int operand : {LayerNormForward::kX, LayerNormForward::kResidual, LayerNormForward::kY,
+                      LayerNormForward::kSum})
+    f.layout.stride[operand][0] = x.kApart;
+  for (int operand : {LayerNormBackward::kDx, LayerNormBackward::kDy, LayerNormBackward::kX})
+    b.layout.stride[operand][0] = x.kApart;
+  if (!d.launch(f) || !d.launch(b)) return;
+  expect(d.c, "other rows far apart",
+         y.equals(rows(d.y)) && sum.equals(rows(d.sum)) && dx.equals(rows(d.dx)));
+  expect(d.c, "other sums over rows far apart", d.results() == dweight);
 }
 
 // The traffic of the forward pass, counted at ptx.cuh: y leaves once; x, weight and bias arrive
@@ -499,9 +598,16 @@ int main(int argc, char** argv) {
     // no rows: the parameter gradients are zeroed
     run({ElementType::kF32, ElementType::kF32, 0, 64, false, false, false});
   }
-  for (int64_t columns : {64, 100}) backward_same_bits(ElementType::kF32, columns);
-  backward_same_bits(ElementType::kF16, 64);
-  backward_same_bits(ElementType::kBf16, 520);
+  for (int64_t columns : {64, 100}) same_bits_in_all_orders(ElementType::kF32, columns);
+  same_bits_in_all_orders(ElementType::kF16, 64);
+  same_bits_in_all_orders(ElementType::kBf16, 520);
+  for (ElementType type : kTypes)
+    for (int64_t columns : {33, 64, 520}) nan_stays(type, columns);
+  if (kFarRows)
+    for (int64_t columns : {33, 64}) far_apart(columns);
+  for (int64_t rows : {31, 33, 1023})
+    for (ElementType type : kTypes) run({type, type, rows, 8, true, false, rows == 33});
+  run({ElementType::kF32, ElementType::kF32, 16385, 4, false, false, false});
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }
