@@ -367,6 +367,7 @@ int main(int argc, char** argv) {
     sample_same_bits(type, {1.f, 0, 1.f, 0.f});
     sample_same_bits(type, {0.7f, 50, 0.9f, 0.02f});
   }
+  sample_of(kBf16, 33, 31, Shape::kNormal, {1.f, 5, 0.9f, 0.f});
   far_apart();
   traffic();
   return expect.report();

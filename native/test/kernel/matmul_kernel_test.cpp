@@ -585,6 +585,7 @@ int main(int argc, char** argv) {
   count();
   fill_rings();
   long_few_rows();
+  run({ElementType::kBf16, ElementType::kBf16, false, false, 65537, 8, 8});
   for (ElementType in : kTypes) {
     same_bits(in, 70, 40, 700);
     same_bits(in, 70, 40, 704);  // by 16-byte copies
