@@ -1129,7 +1129,7 @@ int main(int argc, char** argv) {
       wrong_starts(type);
     }
   }
-  for (ElementType type : {ElementType::kF32, ElementType::kBf16})
+  for (ElementType type : {ElementType::kF32, ElementType::kF16, ElementType::kBf16})
     for (bool packed : {false, true}) same_bits(type, packed);
   traffic<64>(256, true);
   traffic<128>(256, true);
