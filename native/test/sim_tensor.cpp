@@ -164,6 +164,8 @@ __global__ void pipeline(const float* x, float* sums, int count) {
       sum += shared.stage[tile % kStages][(thread + 31 + i) % kThreads][i];
   }
   sums[thread] = sum;
+  cp_async_commit();
+  cp_async_wait<0>();  // or what is still in flight would be the fault
 }
 
 template <Misuse kMisuse>

@@ -153,6 +153,7 @@ int main(int argc, char** argv) {
         }
     run({ElementType::kBf16, ElementType::kF32, 1, 65537, 8, 0, 0, false, 132});
   }
+  simt::count_memory(false);
   if (kFarRows)
     for (int64_t columns : {33, 64}) far_apart(columns);
   for (ElementType type : kTypes)
