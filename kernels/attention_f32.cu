@@ -84,8 +84,7 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
     plain_sums(sums, shared.weights, shared.keys);
   }
 
-  cp_async_commit();
-  cp_async_wait<0>();  // of q, where nothing is seen
+  plain_landed();  // q, where nothing is seen
   UNROLL for (int i = 0; i < kEdge; ++i) {
     UNROLL for (int mask = 8; mask > 0; mask /= 2) mass[i] += shuffle_xor(mass[i], mask);
     const bool blind = mass[i] == 0.f;
@@ -189,8 +188,7 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
     }
   }
 
-  cp_async_commit();
-  cp_async_wait<0>();  // of k and v, where nobody sees them
+  plain_landed();  // k and v, where nobody sees them
   UNROLL for (int i = 0; i < kEdge; ++i) UNROLL for (int n = 0; n < kWidth / 64; ++n)
       UNROLL for (int c = 0; c < 4; ++c) if (key(i) >= sight.keys) dk[i][n][c] = dv[i][n][c] = 0.f;
   const auto store = [&](const HeadRows& to, auto& sums, float scale, bool add) {
@@ -243,8 +241,7 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
     plain_sums(dq, shared.dscores, shared.passing[0]);
   }
 
-  cp_async_commit();
-  cp_async_wait<0>();  // of q and dout, where nothing is seen
+  plain_landed();  // q and dout, where nothing is seen
   plain_store(dq, shape.scale, shape.columns, p.add_dq, vectors,
               TileRows{queries_of<float>(p.dq, sequence, head), p.dq.row, first, sequence.queries});
 }

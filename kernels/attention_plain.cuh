@@ -49,10 +49,14 @@ __device__ __forceinline__ void load_plain(PlainTile<kEdge, kColumns>& tile, int
   }
 }
 
-// The copies of all threads are there.
-__device__ __forceinline__ void plain_loaded() {
+// The copies of this thread are there.
+__device__ __forceinline__ void plain_landed() {
   cp_async_commit();
   cp_async_wait<0>();
+}
+// The copies of all threads are there.
+__device__ __forceinline__ void plain_loaded() {
+  plain_landed();
   __syncthreads();
 }
 

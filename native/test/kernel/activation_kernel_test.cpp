@@ -131,23 +131,17 @@ void test_far() {
     dy.random();
     far_x.fill(x.data());
     far_dy.fill(dy.data());
-    const auto runs = [&]<int kOperands>(Runs<kOperands>& all, int64_t stride) {
-      all.columns = columns;
-      all.layout.rows = all.layout.shape[0] = kRows;
-      all.layout.rank = 1;
-      for (auto& step : all.layout.stride) step[0] = stride;
-    };
     for (bool erf : {false, true}) {
       GeluForward f = {y.data(), x.data(), {}}, far_f = {far_y.data, far_x.data, {}};
-      runs(f.runs, columns);
-      runs(far_f.runs, far_x.kApart);
+      lay_rows(f.runs, kRows, columns, columns);
+      lay_rows(far_f.runs, kRows, columns, far_x.kApart);
       if (ran("gelu_forward", gelu_forward(nullptr, kType<T>, erf, f)) &&
           ran("gelu_forward, far apart", gelu_forward(nullptr, kType<T>, erf, far_f)))
         EXPECT(far_y.equals(y.data()));
       GeluBackward b = {y.data(), dy.data(), x.data(), true, {}},
                    far_b = {far_y.data, far_dy.data, far_x.data, true, {}};
-      runs(b.runs, columns);
-      runs(far_b.runs, far_x.kApart);
+      lay_rows(b.runs, kRows, columns, columns);
+      lay_rows(far_b.runs, kRows, columns, far_x.kApart);
       if (ran("gelu_backward", gelu_backward(nullptr, kType<T>, erf, b)) &&
           ran("gelu_backward, far apart", gelu_backward(nullptr, kType<T>, erf, far_b)))
         EXPECT(far_y.equals(y.data()));
@@ -160,8 +154,8 @@ void test_far() {
     Dropout far_d = d;
     far_d.y = far_y.data;
     far_d.x = far_x.data;
-    runs(d.runs, columns);
-    runs(far_d.runs, far_x.kApart);
+    lay_rows(d.runs, kRows, columns, columns);
+    lay_rows(far_d.runs, kRows, columns, far_x.kApart);
     if (ran("dropout", dropout(nullptr, kType<T>, d)) &&
         ran("dropout, far apart", dropout(nullptr, kType<T>, far_d)))
       EXPECT(far_y.equals(y.data()));

@@ -13,6 +13,15 @@ constexpr bool kFarRows = false;
 constexpr bool kFarRows = true;
 #endif
 
+// Of an elementwise kernel: all operands have these rows, `stride` elements apart.
+template <typename Runs>
+void lay_rows(Runs& runs, int64_t rows, int64_t columns, int64_t stride) {
+  runs.columns = columns;
+  runs.layout.rows = runs.layout.shape[0] = rows;
+  runs.layout.rank = 1;
+  for (auto& step : runs.layout.stride) step[0] = stride;
+}
+
 template <typename T>
 struct FarRows {
   static constexpr int64_t kApart = (int64_t{1} << 31) + 24;

@@ -211,25 +211,19 @@ void test_far_floats() {
     FarRows<float> far_wide(kRows, columns);
     a.random();
     far_a.fill(a.data());
-    const auto runs = [&]<int kOperands>(Runs<kOperands>& all, int64_t stride) {
-      all.columns = columns;
-      all.layout.rows = all.layout.shape[0] = kRows;
-      all.layout.rank = 1;
-      for (auto& step : all.layout.stride) step[0] = stride;
-    };
     Copy c = {far_out.data, far_a.data, {}};
-    runs(c.runs, far_a.kApart);
+    lay_rows(c.runs, kRows, columns, far_a.kApart);
     if (ran("copy, far apart", copy(nullptr, 2, c))) EXPECT(far_out.equals(a.data()));
     Copy near_cast = {wide.data(), a.data(), {}}, far_cast = {far_wide.data, far_a.data, {}};
-    runs(near_cast.runs, columns);
-    runs(far_cast.runs, far_a.kApart);
+    lay_rows(near_cast.runs, kRows, columns, columns);
+    lay_rows(far_cast.runs, kRows, columns, far_a.kApart);
     if (ran("cast", cast(nullptr, ElementType::kF32, kType<T>, near_cast)) &&
         ran("cast, far apart", cast(nullptr, ElementType::kF32, kType<T>, far_cast)))
       EXPECT(far_wide.equals(wide.data()));
     Add near_add = {sum.data(), a.data(), a.data(), {}},
         far_add = {far_out.data, far_a.data, far_a.data, {}};
-    runs(near_add.runs, columns);
-    runs(far_add.runs, far_a.kApart);
+    lay_rows(near_add.runs, kRows, columns, columns);
+    lay_rows(far_add.runs, kRows, columns, far_a.kApart);
     if (ran("add", add(nullptr, kType<T>, near_add)) &&
         ran("add, far apart", add(nullptr, kType<T>, far_add)))
       EXPECT(far_out.equals(sum.data()));

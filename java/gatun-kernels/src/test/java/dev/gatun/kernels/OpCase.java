@@ -50,49 +50,22 @@ public record OpCase(
 
     /** The same case of a function that is fitted with this relative error. */
     OpCase fitted(double relative) {
-        return new OpCase(
-                name,
-                covers,
-                dtype,
-                operands,
-                forward,
-                oracle,
-                bytes,
-                backwardBytes,
-                flops,
-                relative,
-                cancelled);
+        return with(backwardBytes, relative, cancelled);
     }
 
     /** The same case with the ideal traffic of its backward pass. */
     OpCase backward(double ideal) {
-        return new OpCase(
-                name,
-                covers,
-                dtype,
-                operands,
-                forward,
-                oracle,
-                bytes,
-                ideal,
-                flops,
-                approximation,
-                cancelled);
+        return with(ideal, approximation, cancelled);
     }
 
     /** The same case with a gradient whose terms, of this size, cancel. */
     OpCase cancelling(double size) {
+        return with(backwardBytes, approximation, size);
+    }
+
+    private OpCase with(double backward, double relative, double size) {
         return new OpCase(
-                name,
-                covers,
-                dtype,
-                operands,
-                forward,
-                oracle,
-                bytes,
-                backwardBytes,
-                flops,
-                approximation,
+                name, covers, dtype, operands, forward, oracle, bytes, backward, flops, relative,
                 size);
     }
 
