@@ -17,22 +17,36 @@ final class NativePrograms {
 
     private NativePrograms() {}
 
-    /** Each wrapper of ptx.cuh as this device executes it, against closed formulas. */
+    /**
+     * Each wrapper of ptx.cuh as this device executes it, then as the simulator does, against the
+     * same closed formulas; then the plugin.
+     */
     static void wrappers(Options options) throws IOException, InterruptedException {
         if (options.kind().equals("cpu")) {
             Speech.notRun("the cpu device runs no kernels");
             return;
         }
-        Path program = options.nativeFolder().resolve("test/ptx_check_" + options.kind());
+        Set<String> declared = declared(options.home().resolve("kernels/ptx.cuh"));
+        if (options.kind().equals("cuda") && !bodies(options, "cuda", declared)) {
+            return;
+        }
+        bodies(options, "sim", declared);
+        plugin(options);
+    }
+
+    /** The bodies for one kind of device; false if they could not run. */
+    private static boolean bodies(Options options, String kind, Set<String> declared)
+            throws IOException, InterruptedException {
+        Path program = options.nativeFolder().resolve("test/ptx_check_" + kind);
         if (!Files.isExecutable(program)) {
             Speech.wrong(
                     "%s is not built%s"
                             .formatted(
                                     program.getFileName(),
-                                    options.kind().equals("cuda") ? ": it needs nvcc" : ""));
-            return;
+                                    kind.equals("cuda") ? ": it needs nvcc" : ""));
+            return false;
         }
-        plugin(options);
+        String prefix = kind.equals(options.kind()) ? "" : "host body: ";
         Set<String> checked = new TreeSet<>();
         List<String> skipped = new ArrayList<>();
         int[] wrong = {0};
@@ -43,11 +57,11 @@ final class NativePrograms {
                                 line -> {
                                     if (line.startsWith("ok ")) {
                                         checked.addAll(names(line.substring(3)));
-                                        Speech.say("- " + line);
+                                        Speech.say("- ok " + prefix + line.substring(3));
                                     } else if (line.startsWith("WRONG ")) {
                                         checked.addAll(names(line.substring(6)));
                                         wrong[0]++;
-                                        Speech.wrong(line.substring(6));
+                                        Speech.wrong(prefix + line.substring(6));
                                     } else if (line.startsWith("SKIPPED ")) {
                                         skipped.add(line.substring(8));
                                     } else if (line.startsWith("on ")) {
@@ -56,16 +70,18 @@ final class NativePrograms {
                                 });
         if (!skipped.isEmpty()) {
             Speech.wrong(String.join("; ", skipped));
-            return;
+            return false;
         }
         if (ended.code() != 0 && wrong[0] == 0) {
             Speech.wrong("%s: %s".formatted(program.getFileName(), ended.sentence()));
         }
-        Set<String> all = declared(options.home().resolve("kernels/ptx.cuh"));
-        all.removeAll(checked);
-        if (!all.isEmpty()) {
-            Speech.notRun("these wrappers have no check: " + String.join(", ", all));
+        Set<String> missing = new TreeSet<>(declared);
+        missing.removeAll(checked);
+        if (!missing.isEmpty()) {
+            Speech.wrong(
+                    "%s checks no %s".formatted(program.getFileName(), String.join(", ", missing)));
         }
+        return true;
     }
 
     /** The plugin as libgatun opens it: memory, streams, events, one kernel. */
