@@ -137,16 +137,23 @@ public final class OpCases {
                                 s[0],
                                 s[1],
                                 s[2],
-                                (t & 1) != 0,
-                                (t & 2) != 0,
-                                1));
+                                transposes(t)));
             }
         }
         for (int t = 0; t < 4; t++) {
-            boolean ta = (t & 1) != 0;
-            boolean tb = (t & 2) != 0;
-            all.add(matmul("matmul batched " + t, d, 3, true, 5, 7, 9, ta, tb, 0.5));
-            all.add(matmul("matmul batch over one b " + t, d, 3, false, 5, 7, 9, ta, tb, 1));
+            MatMul.Options options = transposes(t);
+            MatMul.Options half = options.withAlpha(0.5);
+            all.add(matmul("matmul batched " + t, d, 3, true, 5, 7, 9, half));
+            all.add(matmul("matmul batch over one b " + t, d, 3, false, 5, 7, 9, options));
+            for (Finish finish : Finish.values()) {
+                OpCase product =
+                        matmul("matmul %s %d".formatted(finish, t), d, 0, false, 13, 29, 37, half);
+                all.add(finished(product, half, d, finish));
+            }
+        }
+        OpCase batch = matmul("matmul batched into f32", d, 3, true, 5, 7, 9, MatMul.Options.PLAIN);
+        for (Finish finish : Finish.values()) {
+            all.add(finished(batch, MatMul.Options.PLAIN, DType.F32, finish));
         }
         for (boolean transposed : new boolean[] {false, true}) {
             for (boolean bias : new boolean[] {false, true}) {
@@ -183,7 +190,7 @@ public final class OpCases {
         all.add(logits("logits whole", d, 3, 8, 64));
         if (d == DType.F32) {
             for (int t = 0; t < 4; t++) {
-                all.add(bf16x3((t & 1) != 0, (t & 2) != 0));
+                all.add(bf16x3("matmul bf16x3 " + t, 0, false, 33, 65, 67, transposes(t)));
             }
         }
     }
@@ -259,6 +266,7 @@ public final class OpCases {
         all.add(decode("attention_decode several", d, 2, 2, 2, 3, 5, 3, 16, 9));
         all.add(decode("attention_decode first", d, 1, 2, 1, 4, 1, 16, 8, 0));
         all.add(decode("attention_decode long", d, 1, 4, 4, 1, 16, 16, 64, 200));
+        all.add(decode("attention_decode ragged", d, 3, 4, 2, 2, 3, 8, 16, 17, 0, 8));
     }
 
     private static void losses(List<OpCase> all, DType d) {
@@ -331,9 +339,7 @@ public final class OpCases {
                 c.name(),
                 c.covers(),
                 c.dtype(),
-                c.operands().stream()
-                        .map(o -> new Operand(o.name(), o.dtype(), o.source(), false, o.shape()))
-                        .toList(),
+                c.operands().stream().map(OpCases::frozen).toList(),
                 c.forward(),
                 c.oracle(),
                 c.bytes(),
@@ -341,6 +347,10 @@ public final class OpCases {
                 c.flops(),
                 c.approximation(),
                 c.cancelled());
+    }
+
+    private static Operand frozen(Operand o) {
+        return new Operand(o.name(), o.dtype(), o.source(), false, o.shape());
     }
 
     private static long count(long... shape) {
@@ -433,7 +443,7 @@ public final class OpCases {
                 0);
     }
 
-    private static OpCase dropout(String name, DType d, double p, long... shape) {
+    static OpCase dropout(String name, DType d, double p, long... shape) {
         return new OpCase(
                         name,
                         Set.of("dropout"),
@@ -467,9 +477,10 @@ public final class OpCases {
             int m,
             int n,
             int k,
-            boolean ta,
-            boolean tb,
-            double alpha) {
+            MatMul.Options options) {
+        boolean ta = options.transposeA();
+        boolean tb = options.transposeB();
+        double alpha = options.alpha();
         long[] a = ta ? new long[] {k, m} : new long[] {m, k};
         long[] b = tb ? new long[] {n, k} : new long[] {k, n};
         int z = Math.max(1, batch);
@@ -480,17 +491,86 @@ public final class OpCases {
                 List.of(
                         operand("a", d, 1, true, batch == 0 ? a : new long[] {batch, a[0], a[1]}),
                         operand("b", d, 1, true, batchedB ? new long[] {batch, b[0], b[1]} : b)),
-                (ops, in) ->
-                        List.of(
-                                ops.matmul(
-                                        in.get(0),
-                                        in.get(1),
-                                        new MatMul.Options(ta, tb, alpha, MatMul.Precision.F32))),
+                (ops, in) -> List.of(ops.matmul(in.get(0), in.get(1), options)),
                 (r, in) ->
                         new double[][] {Oracle.matmul(r, in[0], in[1], z, m, n, k, ta, tb, alpha)},
                 (z * ((double) m * k + (double) m * n) + (batchedB ? z : 1) * (double) k * n)
                         * d.bytes(),
                 2.0 * z * m * n * k);
+    }
+
+    /** Bit 0: a is transposed, bit 1: b. */
+    static MatMul.Options transposes(int bits) {
+        return new MatMul.Options((bits & 1) != 0, (bits & 2) != 0, 1, MatMul.Precision.F32);
+    }
+
+    /** What becomes of a product, with a tensor shaped as it, on its way to memory. */
+    enum Finish {
+        /** out += . */
+        ACCUMULATED,
+        /** . + residual */
+        RESIDUAL,
+        /** . * gelu'(preactivation) */
+        TANH_GRADIENT,
+        ERF_GRADIENT;
+
+        MatMul.Epilogue epilogue(Tensor other) {
+            return switch (this) {
+                case ACCUMULATED -> MatMul.Epilogue.NONE;
+                case RESIDUAL -> MatMul.Epilogue.plain(null, other);
+                case TANH_GRADIENT -> MatMul.Epilogue.geluGradient(Gelu.TANH, other);
+                case ERF_GRADIENT -> MatMul.Epilogue.geluGradient(Gelu.ERF, other);
+            };
+        }
+
+        double apply(DoubleUnaryOperator r, double product, double other) {
+            return r.applyAsDouble(
+                    switch (this) {
+                        case ACCUMULATED, RESIDUAL -> product + other;
+                        case TANH_GRADIENT -> product * Oracle.geluGradient(r, other, Gelu.TANH);
+                        case ERF_GRADIENT -> product * Oracle.geluGradient(r, other, Gelu.ERF);
+                    });
+        }
+    }
+
+    /** A product, in a result of dtype `to`, as the backward passes of layers call for it. */
+    static OpCase finished(OpCase product, MatMul.Options options, DType to, Finish finish) {
+        long[] a = product.operands().get(0).shape();
+        long[] b = product.operands().get(1).shape();
+        long[] shape = a.clone();
+        shape[a.length - 2] = a[a.length - (options.transposeA() ? 1 : 2)];
+        shape[a.length - 1] = b[b.length - (options.transposeB() ? 2 : 1)];
+        return new OpCase(
+                        product.name(),
+                        product.covers(),
+                        product.dtype(),
+                        List.of(
+                                frozen(product.operands().get(0)),
+                                frozen(product.operands().get(1)),
+                                operand("other", to, 1, false, shape)),
+                        (ops, t) -> {
+                            boolean accumulate = finish == Finish.ACCUMULATED;
+                            Tensor out = accumulate ? t.get(2) : ops.empty(to, shape);
+                            MatMul.run(
+                                    ops.stream,
+                                    out,
+                                    t.get(0),
+                                    t.get(1),
+                                    options,
+                                    accumulate,
+                                    finish.epilogue(t.get(2)));
+                            return List.of(out);
+                        },
+                        (r, v) -> {
+                            double[] y = product.oracle().compute(r, v)[0];
+                            for (int i = 0; i < y.length; i++) {
+                                y[i] = finish.apply(r, y[i], v[2][i]);
+                            }
+                            return new double[][] {y};
+                        },
+                        product.bytes() + (double) count(shape) * to.bytes(),
+                        product.flops())
+                .fitted(finish == Finish.ERF_GRADIENT ? 4e-7 : 0);
     }
 
     static OpCase linear(
@@ -583,7 +663,7 @@ public final class OpCases {
                 .fitted(OpCase.ulp(1, d) + (form == Gelu.ERF ? 4e-7 : 0));
     }
 
-    private static OpCase linearResidual(
+    static OpCase linearResidual(
             String name, DType d, int rows, int in, int out, boolean transposed, boolean bias) {
         OpCase plain = linear(name, d, rows, in, out, transposed, bias);
         List<Operand> operands = new ArrayList<>(plain.operands());
@@ -612,7 +692,7 @@ public final class OpCases {
                 plain.flops());
     }
 
-    private static OpCase logits(String name, DType d, int rows, int in, int vocabulary) {
+    static OpCase logits(String name, DType d, int rows, int in, int vocabulary) {
         OpCase plain = linear(name, d, rows, in, vocabulary, true, false);
         return new OpCase(
                 name,
@@ -625,22 +705,47 @@ public final class OpCases {
                 plain.flops());
     }
 
-    private static OpCase bf16x3(boolean ta, boolean tb) {
-        OpCase exact = matmul("", DType.F32, 0, false, 33, 65, 67, ta, tb, 1);
-        MatMul.Options options = new MatMul.Options(ta, tb, 1, MatMul.Precision.BF16X3);
+    /** Three products of bf16 parts are what plain arithmetic makes of it. */
+    static OpCase bf16x3(
+            String name, int batch, boolean batchedB, int m, int n, int k, MatMul.Options of) {
+        MatMul.Options options = of.withPrecision(MatMul.Precision.BF16X3);
+        OpCase exact = matmul(name, DType.F32, batch, batchedB, m, n, k, options);
         return new OpCase(
-                        "matmul bf16x3" + (ta ? " aT" : "") + (tb ? " bT" : ""),
+                        name,
                         exact.covers(),
                         DType.F32,
                         exact.operands(),
-                        (ops, in) -> List.of(ops.matmul(in.get(0), in.get(1), options)),
-                        exact.oracle(),
+                        exact.forward(),
+                        (r, v) -> {
+                            if (exact(r)) {
+                                return exact.oracle().compute(r, v);
+                            }
+                            double[][] high = {
+                                rounded(v[0], DType.BF16, r), rounded(v[1], DType.BF16, r)
+                            };
+                            double[][] low = {low(v[0], high[0]), low(v[1], high[1])};
+                            double[] sum = exact.oracle().compute(r, high)[0];
+                            for (double[][] pair :
+                                    new double[][][] {{high[0], low[1]}, {low[0], high[1]}}) {
+                                sum = Oracle.addRow(r, sum, exact.oracle().compute(r, pair)[0]);
+                            }
+                            return new double[][] {sum};
+                        },
                         exact.bytes(),
                         exact.flops())
-                .fitted(0x1p-15);
+                // of each term up to 2^-15 is left out, and the terms may cancel
+                .cancelling(Math.sqrt(Math.max(m, Math.max(n, k))));
     }
 
-    private static OpCase gelu(String name, DType d, Gelu form, double factor, long... shape) {
+    private static double[] low(double[] x, double[] high) {
+        double[] low = new double[x.length];
+        for (int i = 0; i < x.length; i++) {
+            low[i] = OpCase.rounded(x[i] - high[i], DType.BF16);
+        }
+        return low;
+    }
+
+    static OpCase gelu(String name, DType d, Gelu form, double factor, long... shape) {
         return new OpCase(
                         name,
                         Set.of("gelu_forward", "gelu_backward"),
@@ -747,11 +852,14 @@ public final class OpCases {
     }
 
     private static double[] rounded(double[] x, DType d, DoubleUnaryOperator r) {
-        boolean exact = r.applyAsDouble(0.1) == 0.1;
-        return exact ? x : Arrays.stream(x).map(v -> OpCase.rounded(v, d)).toArray();
+        return exact(r) ? x : Arrays.stream(x).map(v -> OpCase.rounded(v, d)).toArray();
     }
 
-    private static OpCase embedding(
+    private static boolean exact(DoubleUnaryOperator r) {
+        return r.applyAsDouble(0.1) == 0.1;
+    }
+
+    static OpCase embedding(
             String name, DType d, int batch, int time, int v, int p, int width, boolean start) {
         List<Operand> operands = new ArrayList<>();
         operands.add(new Operand("ids", DType.I32, Source.below(v), false, batch, time));
@@ -791,7 +899,7 @@ public final class OpCases {
                 (double) batch * time * width);
     }
 
-    static OpCase attention(
+    private static OpCase attention(
             String name,
             DType d,
             int b,
@@ -802,6 +910,22 @@ public final class OpCases {
             int width,
             boolean causal,
             int @Nullable [] lengths) {
+        Attention.Options options = Attention.Options.DEFAULT;
+        return attention(name, d, b, h, kv, tq, tk, width, causal, lengths, options);
+    }
+
+    static OpCase attention(
+            String name,
+            DType d,
+            int b,
+            int h,
+            int kv,
+            int tq,
+            int tk,
+            int width,
+            boolean causal,
+            int @Nullable [] lengths,
+            Attention.Options options) {
         List<Operand> operands = new ArrayList<>();
         operands.add(operand("q", d, 1, true, b, h, tq, width));
         operands.add(operand("k", d, 1, true, b, kv, tk, width));
@@ -825,7 +949,7 @@ public final class OpCases {
                             lengths == null
                                     ? causal ? Mask.CAUSAL : Mask.NONE
                                     : causal ? Mask.causal(t.get(3)) : Mask.lengths(t.get(3));
-                    return List.of(ops.attention(t.get(0), t.get(1), t.get(2), mask));
+                    return List.of(ops.attention(t.get(0), t.get(1), t.get(2), mask, options));
                 },
                 (r, v) ->
                         new double[][] {
@@ -850,7 +974,7 @@ public final class OpCases {
     }
 
     /** Attention as GPT-2 takes it: q, k and v are views of one projection [B, T, 3, H, D]. */
-    private static OpCase packed(String name, DType d, int b, int t, int h, int width) {
+    static OpCase packed(String name, DType d, int b, int t, int h, int width) {
         return new OpCase(
                 name,
                 Set.of("attention_forward", "attention_backward", "copy"),
@@ -900,7 +1024,7 @@ public final class OpCases {
     }
 
     /** Sequences packed into one row of tq queries and tk keys. */
-    private static OpCase sequences(
+    static OpCase sequences(
             String name,
             DType d,
             int h,
@@ -981,8 +1105,12 @@ public final class OpCases {
         return part;
     }
 
-    /** Append and attend over pages of `slots`, in an order that is not the natural one. */
-    private static OpCase decode(
+    /**
+     * Append and attend over pages of `slots`, in an order that is not the natural one.
+     *
+     * @param held tokens that the rows have in their caches before, over and over
+     */
+    static OpCase decode(
             String name,
             DType d,
             int b,
@@ -992,10 +1120,11 @@ public final class OpCases {
             int pages,
             int slots,
             int width,
-            int held) {
+            int... held) {
         int total = pages * b;
         long[] pool = {total, kv, slots, width};
-        int tk = held + t;
+        int most = Arrays.stream(held).max().orElseThrow();
+        int tk = most + t;
         return new OpCase(
                 name,
                 Set.of("kv_append", "attention_decode"),
@@ -1012,7 +1141,7 @@ public final class OpCases {
                                 false,
                                 b,
                                 pages),
-                        new Operand("held", DType.I32, (_, _) -> held, false, b),
+                        new Operand("held", DType.I32, (_, i) -> held[i % held.length], false, b),
                         new Operand("none", DType.I32, (_, _) -> 0, false, b)),
                 (ops, in) -> {
                     Tensor k = ops.zeros(d, pool);
@@ -1020,20 +1149,21 @@ public final class OpCases {
                     Tensor keys = in.get(1);
                     Tensor values = in.get(2);
                     Tensor table = in.get(3);
-                    if (held > 0) {
+                    if (most > 0) {
+                        // what is behind a row's own tokens is not seen, or written again
                         ops.kvAppend(
                                 k,
                                 v,
-                                keys.slice(2, 0, held),
-                                values.slice(2, 0, held),
+                                keys.slice(2, 0, most),
+                                values.slice(2, 0, most),
                                 table,
                                 in.get(5));
                     }
                     ops.kvAppend(
                             k,
                             v,
-                            keys.slice(2, held, tk),
-                            values.slice(2, held, tk),
+                            keys.slice(2, most, tk),
+                            values.slice(2, most, tk),
                             table,
                             in.get(4));
                     return List.of(ops.attentionDecode(in.get(0), k, v, table, in.get(4), 0));
@@ -1041,14 +1171,24 @@ public final class OpCases {
                 (r, in) -> {
                     int[] diagonal = new int[b];
                     int[] seen = new int[b];
-                    Arrays.fill(diagonal, held);
-                    Arrays.fill(seen, tk);
+                    double[] keys = in[1].clone();
+                    double[] values = in[2].clone();
+                    for (int row = 0; row < b; row++) {
+                        diagonal[row] = held[row % held.length];
+                        seen[row] = diagonal[row] + t;
+                        for (int head = row * kv; head < (row + 1) * kv; head++) {
+                            int from = (head * tk + most) * width;
+                            int to = (head * tk + diagonal[row]) * width;
+                            System.arraycopy(in[1], from, keys, to, t * width);
+                            System.arraycopy(in[2], from, values, to, t * width);
+                        }
+                    }
                     return new double[][] {
                         Oracle.attention(
                                 r,
                                 in[0],
-                                in[1],
-                                in[2],
+                                keys,
+                                values,
                                 b,
                                 h,
                                 kv,
@@ -1065,7 +1205,7 @@ public final class OpCases {
                 4.0 * b * h * t * tk * width);
     }
 
-    private static OpCase crossEntropy(
+    static OpCase crossEntropy(
             String name, DType d, int rows, int vocabulary, double smoothing, double factor) {
         return new OpCase(
                 name,

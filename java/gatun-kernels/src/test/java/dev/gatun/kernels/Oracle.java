@@ -81,6 +81,22 @@ final class Oracle {
                         half * r.applyAsDouble(1 + erf(r.applyAsDouble(x / Math.sqrt(2)))));
     }
 
+    /** The derivative of a GELU. */
+    static double geluGradient(DoubleUnaryOperator r, double x, Gelu form) {
+        if (form == Gelu.ERF) {
+            double density = Math.exp(r.applyAsDouble(-0.5 * x * x)) / Math.sqrt(2 * Math.PI);
+            double half = r.applyAsDouble(0.5 * erf(r.applyAsDouble(x / Math.sqrt(2))));
+            return r.applyAsDouble(0.5 + half + r.applyAsDouble(x * r.applyAsDouble(density)));
+        }
+        double root = Math.sqrt(2 / Math.PI);
+        double square = r.applyAsDouble(x * x);
+        double inner = r.applyAsDouble(root * x * r.applyAsDouble(1 + 0.044715 * square));
+        double slope = r.applyAsDouble(root * r.applyAsDouble(1 + 3 * 0.044715 * square));
+        double t = r.applyAsDouble(Math.tanh(inner));
+        double rest = r.applyAsDouble(1 - r.applyAsDouble(t * t));
+        return r.applyAsDouble(0.5 * (1 + t) + r.applyAsDouble(0.5 * x * rest * slope));
+    }
+
     /** The error function: its Taylor series near 0, its continued fraction (Lentz) further out. */
     static double erf(double x) {
         if (Double.isNaN(x)) {
