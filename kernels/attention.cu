@@ -673,6 +673,8 @@ cudaError_t backward(cudaStream_t stream, const Backward& p) {
       attention_blocks(p.shape.packed, p.shape.queries, kAttentionQueryGradient<kWidth>.rows,
                        int64_t{p.shape.batch} * p.shape.heads);
   if (blocks == 0) return cudaErrorInvalidConfiguration;
+  static_assert(
+      shared_fits(sizeof(QueryGradientShared<kWidth>), kAttentionQueryGradient<kWidth>.min_blocks));
   return launch("attention_backward_queries", attention_backward_queries<T, kWidth>,
                 static_cast<unsigned>(blocks), kAttentionThreads,
                 sizeof(QueryGradientShared<kWidth>), stream, p, vectors);

@@ -255,7 +255,6 @@ cudaError_t attention_forward_f32(cudaStream_t stream, const AttentionForward& p
   const bool vectors = attention_aligned(p.shape, sizeof(float), {&p.q, &p.k, &p.v, &p.out});
   return with_attention_plain_width(p.shape.columns, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
-    static_assert(shared_fits(sizeof(PlainForwardShared<kWidth>), 1));
     return launch("attention_forward_f32", attention_forward_plain<kWidth>,
                   static_cast<unsigned>(blocks), kAttentionPlainThreads,
                   sizeof(PlainForwardShared<kWidth>), stream, p, vectors);
@@ -267,7 +266,6 @@ cudaError_t attention_backward_f32(cudaStream_t stream, const AttentionBackward&
       attention_aligned(p.shape, sizeof(float), {&p.q, &p.k, &p.v, &p.dout, &p.dq, &p.dk, &p.dv});
   return with_attention_plain_width(p.shape.columns, [&](auto width) {
     constexpr int kWidth = decltype(width)::value, kRows = 16 * kAttentionPlainEdge<kWidth>;
-    static_assert(shared_fits(sizeof(PlainBackwardShared<kWidth>), 1));
     const int64_t heads = int64_t{p.shape.batch} * p.shape.heads;
     if (p.dk.data != nullptr || p.dv.data != nullptr) {
       const int64_t blocks =

@@ -519,6 +519,7 @@ cudaError_t with_types(ElementType type, ElementType parameter_type, F f) {
 template <typename T, typename W, int kTile>
 cudaError_t forward_rows(cudaStream_t stream, const Forward& p) {
   constexpr NormTile kShape = kNormTiles[kTile];
+  static_assert(shared_fits(sizeof(ForwardShared<kShape.threads>), kShape.min_blocks));
   return launch("layer_norm_forward_rows", layer_norm_forward_rows<T, W, kTile>,
                 grid_size((p.layout.rows + kShape.rows - 1) / kShape.rows),
                 kShape.threads * kShape.rows, sizeof(ForwardShared<kShape.threads>), stream, p);
@@ -527,6 +528,7 @@ cudaError_t forward_rows(cudaStream_t stream, const Forward& p) {
 template <typename T, typename W, int kTile>
 cudaError_t backward_rows(cudaStream_t stream, const Backward& p, int64_t blocks) {
   constexpr NormTile kShape = kNormTiles[kTile];
+  static_assert(shared_fits(sizeof(BackwardShared<kTile>), kShape.min_blocks));
   return launch("layer_norm_backward_rows", layer_norm_backward_rows<T, W, kTile>,
                 grid_size(blocks), kShape.threads * kShape.rows, sizeof(BackwardShared<kTile>),
                 stream, p);
@@ -543,6 +545,7 @@ cudaError_t backward_loop(cudaStream_t stream, const Backward& p, int64_t blocks
     if (error != cudaSuccess) return error;
   }
   if (p.dx == nullptr) return cudaSuccess;
+  static_assert(shared_fits(sizeof(LoopShared), kNormLoopBlocks));
   return launch("layer_norm_backward_loop", layer_norm_backward_loop<T, W, kVec>,
                 grid_size(p.layout.rows), kNormLoopThreads, sizeof(LoopShared), stream, p);
 }
@@ -563,6 +566,7 @@ cudaError_t layer_norm_forward(cudaStream_t stream, ElementType type, ElementTyp
       case 2:
         return forward_rows<T, W, 2>(stream, p);
       default:
+        static_assert(shared_fits(sizeof(ForwardShared<kNormLoopThreads>), kNormLoopBlocks));
         return launch(
             "layer_norm_forward_loop",
             vectors ? layer_norm_forward_loop<T, W, kVector<T>> : layer_norm_forward_loop<T, W, 1>,

@@ -120,6 +120,9 @@ struct alignas(16) LossShared {
   GroupParts<kLossTiles[kTile].threads, 2> sum;
   // then the words beyond those in registers
 };
+template <int kTile>
+constexpr size_t kMostShared<LossShared<kTile>> =
+    sizeof(LossShared<kTile>) + kLossTiles[kTile].shared_words * sizeof(uint4);
 
 // Thread `lane` of a row owns the words k kThreads + lane.
 template <typename T, int kTile>
@@ -318,6 +321,9 @@ namespace {
 template <typename T, int kTile>
 cudaError_t loss_rows(cudaStream_t stream, const CrossEntropy& p) {
   constexpr LossTile kShape = kLossTiles[kTile];
+  static_assert(shared_fits(kMostShared<LossShared<kTile>>, kShape.min_blocks,
+                            kTile == 2 ? kSharedOfH100 : kSharedOfA100),
+                "of the longest rows of tile 2, an A100 has room for one block");
   const int64_t words = p.columns / kVector<T> - kShape.threads * kShape.words;
   const size_t spilled = static_cast<size_t>(std::max<int64_t>(words, 0)) * sizeof(uint4);
   const int64_t blocks = (p.layout.rows + kShape.rows - 1) / kShape.rows;

@@ -488,6 +488,7 @@ size_t partial_bytes(const MatMulProblem& p) {
 
 template <typename T, int kTile, typename Loader, int kParts = kExactParts<T>>
 cudaError_t launch_tiles(cudaStream_t stream, MatMulProblem p) {
+  static_assert(shared_fits(sizeof(MatMulShared<kTile, Loader>), Loader::kMinBlocks));
   const int64_t tiles = p.batch.rows * p.tiles_m * p.tiles_n;
   for (; p.first_tile < tiles; p.first_tile += INT_MAX) {
     const auto blocks = static_cast<unsigned>(std::min<int64_t>(tiles - p.first_tile, INT_MAX));

@@ -11,16 +11,33 @@
 #include <cuda_runtime_api.h>
 #include <vector_types.h>
 
+#include <cstddef>
 #include <cstdint>
+
+namespace gatun::kernels {
+
+// What a kernel with this SMEM struct is launched with, at most: its size, where nothing follows
+// it.
+template <typename Shared>
+constexpr size_t kMostShared = sizeof(Shared);
+
+// Every GPU since sm_80 gives a block that much.
+template <typename Shared>
+constexpr bool kSharedFits = kMostShared<Shared> <= 163 << 10;
+
+}  // namespace gatun::kernels
 
 #ifdef __CUDACC__
 
 #define UNROLL _Pragma("unroll")
 
 // The block's dynamic shared memory as one struct; launch() asks for sizeof(Type). Its first byte
-// is aligned to the 1024 after which swizzles repeat.
-#define SMEM(Type, name)                                          \
-  extern __shared__ __align__(1024) unsigned char shared_bytes[]; \
+// is aligned to the 1024 after which swizzles repeat. ptxas does not see how much it is: the build
+// reads it from the comment in the kernel's PTX.
+#define SMEM(Type, name)                                                               \
+  static_assert(gatun::kernels::kSharedFits<Type>);                                    \
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];                      \
+  asm volatile("// shared memory: %0 bytes" ::"n"(gatun::kernels::kMostShared<Type>)); \
   Type& name = *reinterpret_cast<Type*>(shared_bytes)
 
 namespace gatun::kernels {
@@ -281,7 +298,9 @@ __device__ __forceinline__ uint32_t as_bits(float value) { return __float_as_uin
 #include "simt.h"
 
 #define UNROLL
-#define SMEM(Type, name) Type& name = simt::shared<Type>()
+#define SMEM(Type, name)                            \
+  static_assert(gatun::kernels::kSharedFits<Type>); \
+  Type& name = simt::shared<Type>(gatun::kernels::kMostShared<Type>)
 
 namespace gatun::kernels {
 

@@ -323,6 +323,11 @@ void test_broken() {
       {"exception of no class", throwing_a_number, 32, 0, {"unknown exception"}},
       {"past shared memory", past_shared, 32, sizeof(Shared), {"byte 0 behind its 4352 bytes"}},
       {"too little shared memory", much_shared, 32, 100, {"needs 4352 bytes", "launched with 100"}},
+      {"more shared memory than said",
+       much_shared,
+       32,
+       sizeof(Shared) + 16,
+       {"launched with 4368 bytes", "uses 4352"}},
       {"too many threads", much_shared, 2048, sizeof(Shared), {"invalid configuration"}},
       {"too much shared memory", much_shared, 32, 1 << 20, {"invalid configuration"}},
   };

@@ -1,5 +1,6 @@
 # cmake -DLOG=file -P compile.cmake -- nvcc …: compiles and keeps what ptxas said of registers and
-# spills, and the __launch_bounds__ of each kernel; anything else that was said is shown.
+# spills, and each kernel's __launch_bounds__ and dynamic shared memory; anything else that was said
+# is shown.
 cmake_minimum_required(VERSION 3.25)
 set(command)
 set(seen OFF)
@@ -11,7 +12,7 @@ foreach(i RANGE 0 ${last})
     set(seen ON)
   endif()
 endforeach()
-# a kernel's bounds are in its PTX alone
+# a kernel's bounds and what SMEM says are in its PTX alone
 set(ptx ${LOG}.ptx)
 file(REMOVE_RECURSE ${ptx})
 file(MAKE_DIRECTORY ${ptx})
@@ -26,7 +27,8 @@ if(NOT result EQUAL 0)
   message(FATAL_ERROR "nvcc failed")
 endif()
 file(GLOB compiled ${ptx}/*.compute_80.ptx)
-file(STRINGS ${compiled} lines REGEX "^\\.visible \\.entry |^\\.maxntid |^\\.minnctapersm ")
+file(STRINGS ${compiled} lines
+     REGEX "^\\.visible \\.entry |^\\.maxntid |^\\.minnctapersm |// shared memory: ")
 foreach(line IN LISTS lines)
   if(line MATCHES "entry ([^( ]+)")
     file(APPEND ${LOG} "bounds of ${CMAKE_MATCH_1}\n")

@@ -198,13 +198,17 @@ enum class Multiplicand { kBf16, kF16 };
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Multiplicand type,
                   Where where);
 
-// The block's dynamic shared memory, all bytes 0xFF (NaN, -1) at its start.
+// The block's dynamic shared memory, all bytes 0xFF (NaN, -1) at its start; of a launch with `most`
+// bytes of it at most.
 template <typename T>
-T& shared() {
+T& shared(size_t most) {
   const BlockState& block = *current->block;
   if (sizeof(T) > block.shared_bytes)
     fail_kernel("it needs %zu bytes of shared memory and was launched with %zu", sizeof(T),
                 block.shared_bytes);
+  if (block.shared_bytes > most)
+    fail_kernel("it was launched with %zu bytes of shared memory and says that it uses %zu",
+                block.shared_bytes, most);
   static_assert(alignof(T) <= 1024);
   return *reinterpret_cast<T*>(block.shared);
 }
