@@ -142,6 +142,10 @@ __global__ void writes_past_the_end(float* out) {
   put(out, 1.f);
   if (blockIdx.x == 0 && lane() == 7) out[kValues] = 1.f;
 }
+__global__ void writes_far_past_the_end(float* out) {
+  put(out, 1.f);
+  if (blockIdx.x == 0 && lane() == 7) out[kValues + 500] = 1.f;
+}
 __global__ void vector_past_the_end(float* out) { st128(out + kValues + 4 * lane(), {}); }
 __global__ void shared_vector_past_the_end(float*) {
   lds128(static_cast<uint32_t>(sizeof(Shared)));
@@ -258,6 +262,8 @@ const Broken kAll[] = {
     {"past a member", past_a_member, kRight, "index 64 out of bounds", kAny},
     {"reads past the end", reads_past_the_end, kAny, "use-after-poison", kAny},
     {"writes past the end", writes_past_the_end, "wrote byte 4096", "use-after-poison", kAny},
+    {"writes far past the end", writes_far_past_the_end, "wrote byte 6096", "use-after-poison",
+     kAny},
     {"vector past the end", vector_past_the_end, "byte 4096 of an", "byte 4096 of an",
      "byte 4096 of an"},
     {"shared vector past the end", shared_vector_past_the_end, "of shared memory",

@@ -219,6 +219,7 @@ __global__ void host_memory(float* out) {
   st128(out, ld128(&mine));
 }
 __global__ void scalar_past_the_end(float* out) { out[62 + threadIdx.x] = 1.f; }
+__global__ void scalar_at_the_end_of_the_page(float* out) { out[(4096 - 256) / 4 - 1] = 1.f; }
 __global__ void scalar_before_the_start(float* out) { out[-1] = 1.f; }
 __global__ void wild_write(float* out) {
   out[threadIdx.x] = shuffle_xor(1.f, 1);
@@ -301,12 +302,17 @@ void test_broken() {
        scalar_past_the_end,
        32,
        0,
-       {"wrote byte 248 of an allocation of 248"}},
+       {"wrote byte 248 of an allocation of 248 bytes, the first of 128 changed behind it"}},
+      {"scalar at the end of the page",
+       scalar_at_the_end_of_the_page,
+       32,
+       0,
+       {"wrote byte 3836 of an allocation of 248 bytes, the first of 4 changed behind it"}},
       {"scalar before the start",
        scalar_before_the_start,
        32,
        0,
-       {"wrote byte -", "of an allocation of 248"}},
+       {"wrote byte -4 of an allocation of 248 bytes, the first of 4 changed before it"}},
       {"wild write",
        wild_write,
        32,
