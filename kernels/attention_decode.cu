@@ -14,7 +14,7 @@
 // source   split keys: Flash-Decoding (Dao, Haziza, Massa, Sizov 2023); pages: PagedAttention
 //          (Kwon et al. 2023, arXiv:2309.06180)
 // measured not yet on a GPU; compiled without spills (resources.txt), results checked on the host
-//          (native/test/kernel/attention_kernel_test.cpp).
+//          (native/test/kernel/attention_decode_kernel_test.cpp).
 #include <cuda_runtime.h>
 
 #include "attention.h"
@@ -54,11 +54,11 @@ __device__ __forceinline__ T* row_at(const HeadRows& cache, int head, const Plac
 __device__ __forceinline__ float load_as_float(const void* p, ElementType type, int64_t i) {
   switch (type) {
     case ElementType::kF32:
-      return static_cast<const float*>(p)[i];
+      return load_element(static_cast<const float*>(p) + i);
     case ElementType::kF16:
-      return to_float(static_cast<const __half*>(p)[i]);
+      return to_float(load_element(static_cast<const __half*>(p) + i));
     case ElementType::kBf16:
-      return to_float(static_cast<const __nv_bfloat16*>(p)[i]);
+      return to_float(load_element(static_cast<const __nv_bfloat16*>(p) + i));
   }
   return 0.f;
 }
@@ -66,13 +66,13 @@ __device__ __forceinline__ float load_as_float(const void* p, ElementType type, 
 __device__ __forceinline__ void store_as(void* p, ElementType type, int64_t i, float value) {
   switch (type) {
     case ElementType::kF32:
-      static_cast<float*>(p)[i] = value;
+      store_element(static_cast<float*>(p) + i, value);
       break;
     case ElementType::kF16:
-      static_cast<__half*>(p)[i] = from_float<__half>(value);
+      store_element(static_cast<__half*>(p) + i, from_float<__half>(value));
       break;
     case ElementType::kBf16:
-      static_cast<__nv_bfloat16*>(p)[i] = from_float<__nv_bfloat16>(value);
+      store_element(static_cast<__nv_bfloat16*>(p) + i, from_float<__nv_bfloat16>(value));
       break;
   }
 }
@@ -190,6 +190,20 @@ struct Partials {
   }
 };
 
+// Four columns of the row of out at `row`: their sums by the row's mass.
+__device__ __forceinline__ void put_decoded(const Decode& p, int64_t row, int column,
+                                            float (&sums)[4], float mass, ElementType type,
+                                            bool vectors) {
+  const float inverse = mass == 0.f ? 0.f : 1.f / mass;
+  UNROLL for (int c = 0; c < 4; ++c) sums[c] *= inverse;
+  const auto put = [&](auto* out) {
+    put_four(out + row + column, sums, p.columns - column, false, vectors);
+  };
+  if (type == ElementType::kF32) put(static_cast<float*>(p.out.data));
+  if (type == ElementType::kF16) put(static_cast<__half*>(p.out.data));
+  if (type == ElementType::kBf16) put(static_cast<__nv_bfloat16*>(p.out.data));
+}
+
 // The same for kSlices sets of rows in shared memory, joined on their way out: to `out`, or to the
 // partial results where the keys are split. sums(slice, row, four) gives four columns.
 template <int kRows, int kSlices, int kWidth, int kThreads, typename Sums>
@@ -214,21 +228,10 @@ __device__ __forceinline__ void store_decoded(const Decode& p, const DecodeBlock
       const Partials partials = Partials::of(p, kWidth, block.split);
       const int64_t number = block.number(p, row);
       store_four(partials.sums + number * kWidth + four * 4, total);
-      if (four == 0) {
-        partials.statistics[number * 2] = peak;
-        partials.statistics[number * 2 + 1] = mass;
-      }
+      if (four == 0) st64(partials.statistics + number * 2, uint2{as_bits(peak), as_bits(mass)});
       continue;
     }
-    const float inverse = mass == 0.f ? 0.f : 1.f / mass;
-    UNROLL for (int c = 0; c < 4; ++c) total[c] *= inverse;
-    const int64_t at = block.offset(p, p.out, row) + four * 4;
-    const auto put = [&](auto* out) {
-      put_four(out + at, total, p.columns - four * 4, false, vectors);
-    };
-    if (type == ElementType::kF32) put(static_cast<float*>(p.out.data));
-    if (type == ElementType::kF16) put(static_cast<__half*>(p.out.data));
-    if (type == ElementType::kBf16) put(static_cast<__nv_bfloat16*>(p.out.data));
+    put_decoded(p, block.offset(p, p.out, row), four * 4, total, mass, type, vectors);
   }
 }
 
@@ -414,7 +417,7 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
     } else {
       convert_plain(shared.keys, [&](int row, int column) {
         const P* from = column < p.columns ? find(cache, key + row) : nullptr;
-        return from == nullptr ? 0.f : to_float(from[column]);
+        return from == nullptr ? 0.f : to_float(load_element(from + column));
       });
     }
   };
@@ -472,31 +475,33 @@ __global__ void __launch_bounds__(kAttentionPlainThreads, 1)
 
 // A thread has four columns of one row.
 __global__ void __launch_bounds__(kAttentionThreads)
-    attention_decode_join(const __grid_constant__ Decode p, int width, ElementType type) {
+    attention_decode_join(const __grid_constant__ Decode p, int width, ElementType type,
+                          bool vectors) {
   const int64_t index = int64_t{blockIdx.x} * kAttentionThreads + threadIdx.x;
   const int64_t number = index / (width / 4);
   const int column = static_cast<int>(index % (width / 4)) * 4;
   const int head = static_cast<int>(number / p.queries % p.heads);
   const int64_t batch = number / p.queries / p.heads;
   if (batch >= p.batch || column >= p.columns) return;
+  const auto peak_and_mass = [&](const Partials& partials) {
+    return ld64(partials.statistics + number * 2);
+  };
   float peak = -kInfinity;
   for (int split = 0; split < p.splits; ++split)
-    peak = fmaxf(peak, Partials::of(p, width, split).statistics[number * 2]);
+    peak = fmaxf(peak, as_float(peak_and_mass(Partials::of(p, width, split)).x));
   const float base = peak == -kInfinity ? 0.f : peak;
   float mass = 0.f, total[4] = {};
   for (int split = 0; split < p.splits; ++split) {
     const Partials partials = Partials::of(p, width, split);
-    const float shrink = ex2(partials.statistics[number * 2] - base);
-    mass += partials.statistics[number * 2 + 1] * shrink;
+    const uint2 statistics = peak_and_mass(partials);
+    const float shrink = ex2(as_float(statistics.x) - base);
+    mass += as_float(statistics.y) * shrink;
     float v[4];
     load_four(partials.sums + number * width + column, v);
     UNROLL for (int c = 0; c < 4; ++c) total[c] += v[c] * shrink;
   }
-  const float inverse = mass == 0.f ? 0.f : 1.f / mass;
-  const int64_t at =
-      batch * p.out.batch + head * p.out.head + number % p.queries * p.out.row + column;
-  UNROLL for (int c = 0; c < 4; ++c) if (column + c < p.columns)
-      store_as(p.out.data, type, at + c, total[c] * inverse);
+  put_decoded(p, batch * p.out.batch + head * p.out.head + number % p.queries * p.out.row, column,
+              total, mass, type, vectors);
 }
 
 // ---- launchers ----
@@ -608,7 +613,7 @@ cudaError_t attention_decode(cudaStream_t stream, ElementType type, ElementType 
   }
   if (error != cudaSuccess || p.splits == 1) return error;
   return launch("attention_decode_join", attention_decode_join, static_cast<unsigned>(join_blocks),
-                kAttentionThreads, 0, stream, p, width, type);
+                kAttentionThreads, 0, stream, p, width, type, vectors);
 }
 
 }  // namespace gatun::kernels
