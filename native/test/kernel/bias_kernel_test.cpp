@@ -86,6 +86,10 @@ void run(const Case& c) {
   check(counters.load.bytes == elements * dy.size() + partial_bytes, c, "dy is not read just once");
   check(c.outer * c.inner < 128 || elements < 100000 || partial_bytes * 20 <= elements * dy.size(),
         c, "the partial sums are more than 5 % of dy");
+  if (c.columns * dy.size() % 32 == 0 && dy.stride * dy.size() % 32 == 0 &&
+      dy.product_stride * dy.size() % 32 == 0 && c.shift == 0)
+    check(counters.load.bytes * 10 >= counters.load.sectors * 32 * 9, c,
+          "sectors are used in part");
 }
 
 // The same bits as with rows side by side.

@@ -300,12 +300,15 @@ void traffic() {
   const double bytes = kRows * kColumns * 2.;
   const auto passes = [&](const char* what, cudaError_t launched, double most) {
     if (!expect.ran(what, launched)) return;
-    const double loaded = static_cast<double>(simt::counters().load.bytes);
+    const simt::Counters::Global& load = simt::counters().load;
+    const double loaded = static_cast<double>(load.bytes);
     std::printf("%s bf16 %lldx%lld: loaded %.0f bytes of %.0f, %.2f times; %lld barriers a row\n",
                 what, static_cast<long long>(kRows), static_cast<long long>(kColumns), loaded,
                 bytes, loaded / bytes, static_cast<long long>(simt::counters().barriers / kRows));
     expect(loaded >= 0.99 * bytes && loaded <= (most + 0.01) * bytes, "%s: more than %g times",
            what, most);
+    expect(load.bytes * 10 >= load.sectors * 32 * 9, "%s: %lld bytes of %lld sectors", what,
+           static_cast<long long>(load.bytes), static_cast<long long>(load.sectors));
     simt::reset_counters();
   };
   simt::count_memory(true);
@@ -366,6 +369,10 @@ int main(int argc, char** argv) {
   for (ElementType type : {kF32, kF16, kBf16}) {
     sample_same_bits(type, {1.f, 0, 1.f, 0.f});
     sample_same_bits(type, {0.7f, 50, 0.9f, 0.02f});
+  }
+  for (int64_t rows : {0, 2, 31, 33, 1023}) {
+    argmax_of(kBf16, rows, 31, Shape::kNormal);
+    sample_of(kBf16, rows, 31, Shape::kNormal, {1.f, 0, 1.f, 0.f});
   }
   sample_of(kBf16, 33, 31, Shape::kNormal, {1.f, 5, 0.9f, 0.f});
   far_apart();

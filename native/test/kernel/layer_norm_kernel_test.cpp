@@ -80,6 +80,7 @@ struct Case {
   ElementType type, parameter_type;
   int64_t rows, columns;
   bool gaps, misaligned, residual;
+  int multiprocessors = 1;  // few blocks, so that each has several rows
   std::string text() const {
     return std::string(name_of(type)) + "/" + name_of(parameter_type) + " " + std::to_string(rows) +
            "x" + std::to_string(columns) + (gaps ? " gaps" : "") +
@@ -323,16 +324,15 @@ void run(const Case& c) {
   describe(b.layout, LayerNormBackward::kX, normalised);
   describe(b.layout, LayerNormBackward::kMean, mean);
   describe(b.layout, LayerNormBackward::kRstd, rstd);
-  constexpr int kMultiprocessors = 1;  // few blocks, so that each has several rows
   std::vector<float, simt::DeviceAllocator<float>> partials(
-      layer_norm_backward_scratch_bytes(c.type, c.parameter_type, b, kMultiprocessors) / 4 + 1,
+      layer_norm_backward_scratch_bytes(c.type, c.parameter_type, b, c.multiprocessors) / 4 + 1,
       NAN);
   b.partials = partials.data();
   const float canary = 12345.f;
   partials.back() = canary;
   const auto dx_before = into.outside(), dweight_before = dweight.outside();
   if (!ran("backward", c,
-           layer_norm_backward(nullptr, c.type, c.parameter_type, b, kMultiprocessors)))
+           layer_norm_backward(nullptr, c.type, c.parameter_type, b, c.multiprocessors)))
     return;
   const auto g = [&](int64_t r, int64_t i) {
     return upstream[static_cast<size_t>(r * c.columns + i)];
@@ -494,6 +494,32 @@ void nan_stays(ElementType type, int64_t columns) {
       return expect(d.c, "a NaN in a gradient of a parameter", false);
 }
 
+// A grid has at most 2^31 - 1 blocks; with more rows, where a row is a block's, a block has
+// several.
+void few_blocks() {
+  Dense d({ElementType::kF32, ElementType::kF32, 7, 33, false, false, true});
+  const LayerNormForward f = d.forward();
+  const LayerNormBackward b = d.backward();
+  if (!d.launch(f) || !d.launch(b)) return;
+  const Bits wanted = d.results();
+  for (Matrix* m : {&d.y, &d.sum})
+    for (int64_t r = 0; r < m->rows; ++r)
+      for (int64_t i = 0; i < m->columns; ++i) m->set(r, i, NAN);
+  constexpr auto kForward = layer_norm_forward_loop<float, float, 1>;
+  constexpr auto kBackward = layer_norm_backward_loop<float, float, 1>;
+  if (!ran("forward, 2 blocks", d.c,
+           gatun::kernels::launch("forward", kForward, 2, kNormLoopThreads,
+                                  sizeof(ForwardShared<kNormLoopThreads>), nullptr, f)))
+    return;
+  for (int64_t r = 0; r < d.dx.rows; ++r)
+    for (int64_t i = 0; i < d.dx.columns; ++i) d.dx.set(r, i, NAN);
+  if (!ran("backward, 2 blocks", d.c,
+           gatun::kernels::launch("backward", kBackward, 2, kNormLoopThreads, sizeof(LoopShared),
+                                  nullptr, b)))
+    return;
+  expect(d.c, "other bits with fewer blocks than rows", d.results() == wanted);
+}
+
 // Rows 2^31 elements apart: the same bits as side by side.
 void far_apart(int64_t columns) {
   using T = __nv_bfloat16;
@@ -591,8 +617,8 @@ int main(int argc, char** argv) {
             if (argc > 2 && failures > 0) return 1;
           }
     // more partial rows than threads add up a column of them
-    for (ElementType type : kTypes) run({type, type, 150, 520, false, false, false});
-    // more rows than blocks, where a row is a block's
+    for (ElementType type : kTypes) run({type, type, 150, 520, false, false, false, 132});
+    // rows of any length, each block with several
     for (ElementType type : kTypes) run({type, type, 39, 8200, true, true, true});
     for (ElementType type : kTypes) traffic(type);
     // no rows: the parameter gradients are zeroed
@@ -607,7 +633,9 @@ int main(int argc, char** argv) {
     for (int64_t columns : {33, 64}) far_apart(columns);
   for (int64_t rows : {31, 33, 1023})
     for (ElementType type : kTypes) run({type, type, rows, 8, true, false, rows == 33});
-  run({ElementType::kF32, ElementType::kF32, 16385, 4, false, false, false});
+  run({ElementType::kF32, ElementType::kF32, 65537, 4, false, false, false});
+  for (ElementType type : kTypes) run({type, type, 0, 33, false, false, true});
+  few_blocks();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

@@ -272,6 +272,8 @@ int main(int argc, char** argv) {
     }
     beyond();
   }
+  for (int64_t rows : {1, 2, 31, 33, 1023, 65537})
+    check({kBf16, rows, 3, 0.1, 4, true, rows == 33}, 0, 0);
   for (ElementType type : {kF32, kF16, kBf16})
     for (int64_t columns : {33, 257, 3000}) same_bits(type, columns);
   far_apart(1000);

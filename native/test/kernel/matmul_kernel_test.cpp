@@ -385,6 +385,11 @@ void count() {
     count_tiles(c, {128, 64, 32, 1});
     c.bf16x3 = true;
     count_tiles(c, {128, 64, 32, 1});
+    c.bf16x3 = false;
+    c.gelu = Gelu::kTanhGradient;
+    c.preactivation = c.residual = true;
+    c.m = 120, c.n = 56, c.k = 40;
+    count_tiles(c, {128, 64, 32, 1});
   }
   for (ElementType type : kTypes)
     for (int64_t m : {1, 8})

@@ -81,6 +81,32 @@ void test_cast(cudaError_t (*run)(const Copy&)) {
   });
 }
 
+// Rows with gaps, and tiles of columns that become rows, of each of a batch of matrices: few, as
+// many as tiles have, one more, far more.
+void test_rows() {
+  using T = uint16_t;
+  const auto copied = [](const std::vector<int64_t>& shape, Form out_form, Form src_form) {
+    Operand<T> out(shape, out_form), src(shape, src_form);
+    src.random();
+    const auto o = out.view(), s = src.view();
+    Copy c = {};
+    c.out = out.data();
+    c.src = src.data();
+    c.runs = run_layout({&o, &s}, Order::kAny);
+    std::string what = "copy of";
+    for (int64_t size : shape) what += " " + std::to_string(size);
+    if (ran(what.c_str(), copy(nullptr, sizeof(T), c)))
+      compare(what, out, 0, [&](int64_t i) { return src.get(i); });
+  };
+  for (int64_t rows : {0, 1, 2, 31, 32, 33, 64, 1023, 65537}) {
+    copied({rows, 9}, Form::kDense, Form::kGaps);
+    copied({rows, 9}, Form::kRagged, Form::kDense);
+    copied({rows, 9}, Form::kDense, Form::kReversed);
+    if (rows < 65537) copied({rows, 3, 40}, Form::kDense, Form::kReversed);
+    if (rows < 65537) copied({40, 3, rows}, Form::kDense, Form::kReversed);
+  }
+}
+
 // A row repeated, and a column.
 void test_repeated() {
   Operand<float> out({6, 40}, any_form()), row({1, 40}, Form::kDense), column({6, 1}, Form::kDense);
@@ -248,6 +274,16 @@ void test_traffic() {
   c = {half.data(), across.data(), run_layout({&h, &t}, Order::kAny)};
   expect_traffic("transposing copy bf16", 2 * kCount, 2 * kCount,
                  [&] { return copy(nullptr, 2, c); });
+  Random r = {};
+  r.scale = r.largest = 1;
+  r.out = half.data();
+  r.runs = run_layout({&h}, Order::kRowMajor);
+  expect_traffic("random_uniform bf16", 0, 2 * kCount,
+                 [&] { return random_uniform(nullptr, ElementType::kBf16, r); });
+  r.out = a.data();
+  r.runs = run_layout({&x}, Order::kRowMajor);
+  expect_traffic("random_normal f32", 0, 4 * kCount,
+                 [&] { return random_normal(nullptr, ElementType::kF32, r); });
   Fill f = {half.data(), 0, run_layout({&h}, Order::kAny)};
   expect_traffic("fill bf16", 0, 2 * kCount, [&] { return fill(nullptr, 2, f); });
 }
@@ -279,6 +315,7 @@ int main(int argc, char** argv) {
     test_repeated();
     test_far();
   });
+  test_rows();
   if (kFarRows) test_far_floats();
   test_traffic();
   return summary();
