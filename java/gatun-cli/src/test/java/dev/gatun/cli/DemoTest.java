@@ -13,6 +13,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -151,6 +152,21 @@ class DemoTest {
         } finally {
             System.setIn(stdin);
         }
+    }
+
+    /** Its model and recipe, but little is measured and written. */
+    @Test
+    @Tag("slow")
+    void aSimulatedDeviceSaysSoAndMeasuresLittle(@TempDir Path simulated) throws IOException {
+        Path data = Run.file(simulated, "text.txt", Run.text(3, 6_000));
+        Path out = simulated.resolve("out");
+        Run run = Run.of("demo", "--device=sim", "--data=" + data, "--out=" + out, "--steps=2");
+        assertThat(run.ok().out())
+                .contains("Device     sim", "This is a simulation", "3 layers of width 192")
+                .contains("2 steps; Ctrl-C", "step 2/2  loss ", "bits per byte", "sample 1 of 1")
+                .doesNotContain("sample 2", "step 1  validation");
+        assertThat(out.resolve("model.safetensors")).isNotEmptyFile();
+        assertThat(Files.readString(out.resolve("report.html"))).contains("What it writes");
     }
 
     @Test

@@ -24,8 +24,7 @@ record Run(int code, String out, String err) {
                     "--context=16",
                     "--vocab-size=300",
                     "--batch-size=2",
-                    "--eval-steps=0",
-                    "--device=cpu");
+                    "--eval-steps=0");
 
     static Run of(String... args) {
         var out = new StringWriter();
@@ -34,14 +33,23 @@ record Run(int code, String out, String err) {
         return new Run(code, out.toString(), err.toString());
     }
 
-    /** {@code train} with {@link #TINY} sizes. */
+    /** {@code train} with {@link #TINY} sizes, on cpu. */
     static Run train(Path data, Path out, String... more) {
-        return of(trainArguments(data, out, more).toArray(String[]::new));
+        return trainOn("cpu", data, out, more);
+    }
+
+    static Run trainOn(String device, Path data, Path out, String... more) {
+        return of(arguments(device, data, out, more).toArray(String[]::new));
     }
 
     static List<String> trainArguments(Path data, Path out, String... more) {
+        return arguments("cpu", data, out, more);
+    }
+
+    private static List<String> arguments(String device, Path data, Path out, String... more) {
         var args = new ArrayList<>(List.of("train", "--data", "" + data, "--out", "" + out));
         args.addAll(TINY);
+        args.add("--device=" + device);
         args.addAll(List.of(more));
         return args;
     }

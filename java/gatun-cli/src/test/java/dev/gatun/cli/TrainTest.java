@@ -1,7 +1,10 @@
 package dev.gatun.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.gatun.trainer.Checkpoints;
 import dev.gatun.transformers.Safetensors;
 import java.io.BufferedReader;
@@ -9,6 +12,7 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -145,6 +149,53 @@ class TrainTest {
                             "--dtype=" + dtype);
             assertThat(written.ok().err()).contains("tokens/s on cpu in " + dtype);
         }
+    }
+
+    /** The GPU's kernels, simulated: the losses of the cpu device, and its words. */
+    @Test
+    void trainsAndWritesOnTheSimulatedDevice() throws IOException {
+        Path simulated = folder.resolve("sim");
+        Path out = folder.resolve("cpu");
+        String[] options = {
+            "--steps=20", "--dropout=0.1", "--learning-rate=1e-2", "--warmup-steps=0"
+        };
+        assertThat(Run.trainOn("sim", data, simulated, options).ok().out())
+                .contains("Device     sim", "step 20/20", "bits per byte");
+        Run.train(data, out, options).ok();
+        double[] wanted = losses(out);
+        double[] had = losses(simulated);
+        assertThat(had).hasSize(20).hasSameSizeAs(wanted);
+        assertThat(wanted[19]).as("it learns").isLessThan(wanted[0] - 0.5);
+        for (int i = 0; i < 20; i++) {
+            assertThat(had[i]).as("loss of step %d", i + 1).isCloseTo(wanted[i], within(1e-4));
+        }
+        String[] words = new String[2];
+        for (int i = 0; i < 2; i++) {
+            String device = i == 0 ? "sim" : "cpu";
+            Run written =
+                    Run.of(
+                            "generate",
+                            "--device=" + device,
+                            "--model=" + simulated,
+                            "--prompt=gatun ",
+                            "--max-new-tokens=8",
+                            "--greedy");
+            assertThat(written.ok().err()).contains("8 tokens at", "tokens/s on " + device);
+            words[i] = written.out();
+        }
+        assertThat(words[0]).startsWith("gatun ").isEqualTo(words[1]);
+    }
+
+    private static double[] losses(Path out) throws IOException {
+        var json = new ObjectMapper();
+        var losses = new ArrayList<Double>();
+        for (String line : Files.readAllLines(out.resolve("metrics.jsonl"))) {
+            JsonNode step = json.readTree(line);
+            if (step.has("loss")) {
+                losses.add(step.get("loss").asDouble());
+            }
+        }
+        return losses.stream().mapToDouble(loss -> loss).toArray();
     }
 
     @Test
