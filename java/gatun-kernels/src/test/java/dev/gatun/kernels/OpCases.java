@@ -359,14 +359,18 @@ public final class OpCases {
 
     private static OpCase add(String name, DType d, double factor, long... shape) {
         return new OpCase(
-                name,
-                Set.of("add"),
-                d,
-                List.of(operand("a", d, factor, true, shape), operand("b", d, factor, true, shape)),
-                (ops, in) -> List.of(ops.add(in.get(0), in.get(1))),
-                (r, in) -> new double[][] {Oracle.addRow(r, in[0], in[1])},
-                3.0 * count(shape) * d.bytes(),
-                count(shape));
+                        name,
+                        Set.of("add"),
+                        d,
+                        List.of(
+                                operand("a", d, factor, true, shape),
+                                operand("b", d, factor, true, shape)),
+                        (ops, in) -> List.of(ops.add(in.get(0), in.get(1))),
+                        (r, in) -> new double[][] {Oracle.addRow(r, in[0], in[1])},
+                        3.0 * count(shape) * d.bytes(),
+                        count(shape))
+                // dy is the gradient of both
+                .backward(0);
     }
 
     private static OpCase fill(String name, DType d, long... shape) {
@@ -384,15 +388,17 @@ public final class OpCases {
     }
 
     private static OpCase cast(String name, DType from, DType to, long... shape) {
+        double bytes = (double) count(shape) * (from.bytes() + to.bytes());
         return new OpCase(
-                name,
-                Set.of("copy"),
-                from,
-                List.of(operand("x", from, 1, true, shape)),
-                (ops, in) -> List.of(ops.cast(in.getFirst(), to)),
-                (_, in) -> new double[][] {in[0]},
-                (double) count(shape) * (from.bytes() + to.bytes()),
-                0);
+                        name,
+                        Set.of("copy"),
+                        from,
+                        List.of(operand("x", from, 1, true, shape)),
+                        (ops, in) -> List.of(ops.cast(in.getFirst(), to)),
+                        (_, in) -> new double[][] {in[0]},
+                        bytes,
+                        0)
+                .backward(bytes);
     }
 
     private static OpCase permuted(String name, DType d, int[] order, long... shape) {
@@ -573,7 +579,7 @@ public final class OpCases {
                 .fitted(finish == Finish.ERF_GRADIENT ? 4e-7 : 0);
     }
 
-    static OpCase linear(
+    public static OpCase linear(
             String name, DType d, int rows, int in, int out, boolean transposed, boolean bias) {
         List<Operand> operands = new ArrayList<>();
         operands.add(operand("x", d, 1, true, rows, in));
@@ -692,7 +698,7 @@ public final class OpCases {
                 plain.flops());
     }
 
-    static OpCase logits(String name, DType d, int rows, int in, int vocabulary) {
+    public static OpCase logits(String name, DType d, int rows, int in, int vocabulary) {
         OpCase plain = linear(name, d, rows, in, vocabulary, true, false);
         return new OpCase(
                 name,
@@ -706,7 +712,7 @@ public final class OpCases {
     }
 
     /** Three products of bf16 parts are what plain arithmetic makes of it. */
-    static OpCase bf16x3(
+    public static OpCase bf16x3(
             String name, int batch, boolean batchedB, int m, int n, int k, MatMul.Options of) {
         MatMul.Options options = of.withPrecision(MatMul.Precision.BF16X3);
         OpCase exact = matmul(name, DType.F32, batch, batchedB, m, n, k, options);
@@ -803,6 +809,8 @@ public final class OpCases {
                         },
                         4.0 * rows * width * d.bytes(),
                         9.0 * rows * width)
+                // the sum and its own gradient, dy; dx, which is dresidual
+                .backward(4.0 * rows * width * d.bytes())
                 .cancelling(width <= 2 ? 1 / Math.sqrt(1e-5) : 0);
     }
 
@@ -871,32 +879,34 @@ public final class OpCases {
             operands.add(new Operand("start", DType.I32, Source.below(p - time + 1), false, batch));
         }
         return new OpCase(
-                name,
-                Set.of("embedding_forward", "embedding_backward"),
-                d,
-                operands,
-                (ops, t) ->
-                        List.of(
-                                p == 0
-                                        ? ops.embedding(t.get(0), t.get(1))
-                                        : ops.embedding(
-                                                t.get(0),
-                                                t.get(1),
-                                                t.get(2),
-                                                start ? t.get(3) : null)),
-                (r, in) ->
-                        new double[][] {
-                            Oracle.embedding(
-                                    r,
-                                    in[0],
-                                    time,
-                                    in[1],
-                                    p == 0 ? new double[0] : in[2],
-                                    start ? in[3] : new double[0],
-                                    width)
-                        },
-                (p == 0 ? 2.0 : 3.0) * batch * time * width * d.bytes(),
-                (double) batch * time * width);
+                        name,
+                        Set.of("embedding_forward", "embedding_backward"),
+                        d,
+                        operands,
+                        (ops, t) ->
+                                List.of(
+                                        p == 0
+                                                ? ops.embedding(t.get(0), t.get(1))
+                                                : ops.embedding(
+                                                        t.get(0),
+                                                        t.get(1),
+                                                        t.get(2),
+                                                        start ? t.get(3) : null)),
+                        (r, in) ->
+                                new double[][] {
+                                    Oracle.embedding(
+                                            r,
+                                            in[0],
+                                            time,
+                                            in[1],
+                                            p == 0 ? new double[0] : in[2],
+                                            start ? in[3] : new double[0],
+                                            width)
+                                },
+                        (p == 0 ? 2.0 : 3.0) * batch * time * width * d.bytes(),
+                        (double) batch * time * width)
+                // dout; all of dtable and dpositions, which are zero where no token is
+                .backward(((double) batch * time + v + p) * width * d.bytes());
     }
 
     private static OpCase attention(
