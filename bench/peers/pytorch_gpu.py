@@ -6,7 +6,7 @@ Reads a name of Workload (bench/src/main/java/dev/gatun/bench/check/Workload.jav
 sample of that op and answers with one JSON line, {"name": ..., "micros": ...}, or {"name": ...,
 "missing": why}: who asks alternates with samples of its own. The operands of a name are kept until
 another comes. Times by events on random data, operands rotated over twice the cache. PyTorch from
-2.1 on.
+2.1 on, for grouped queries from 2.5 on.
 """
 
 import argparse
@@ -93,6 +93,29 @@ def loss(args, dtype, rows, vocabulary):
                    lambda o: F.cross_entropy(o[0], o[1], reduction="sum"))
 
 
+def decode(args, b, h, kv, t, d):
+    """One query a text over t keys; they lie in one piece here, in pages of 128 there."""
+    def make():
+        return [normal(args, torch.bfloat16, *shape) for shape in ((b, h, 1, d), (b, kv, t, d), (b, kv, t, d))]
+
+    def forward(o):
+        with torch.no_grad():
+            return F.scaled_dot_product_attention(*o, enable_gqa=h != kv)
+
+    return sampler(args, 2 * b * kv * t * d * 2, make, forward)
+
+
+def adamw(args, n):
+    def make():
+        weight = normal(args, torch.float32, n)
+        weight.grad = normal(args, torch.float32, n)
+        optimizer = torch.optim.AdamW([weight], lr=1e-4, weight_decay=0.1, fused=True)
+        optimizer.step()  # makes m and v
+        return optimizer
+
+    return sampler(args, 16 * n, make, lambda optimizer: optimizer.step())
+
+
 def training(args, batch, length):
     """GPT-2 124M's step in f32, as the report's 'speed' part does it."""
     from pytorch_gpt2 import Gpt2, optimizer_of, train_step
@@ -124,6 +147,10 @@ def of(args, name):
         return attention(args, op.endswith("backward"), *number)
     if op == "cross_entropy":
         return loss(args, dtype, *number)
+    if op == "attention_decode":
+        return decode(args, *number)
+    if op == "adamw":
+        return adamw(args, *number)
     if name.startswith("gpt2-124m training f32 "):
         return training(args, *number)
     return None
