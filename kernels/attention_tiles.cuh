@@ -196,8 +196,8 @@ __device__ __forceinline__ uint32_t stage_offset(int row, int n, int column) {
 }
 
 // Writes the block's sums as rows; rows_of(row) is where a row goes, null for one that does not
-// exist. A warp owns kStrips times 16 rows. The stage may lie over the tiles that were multiplied:
-// barriers before and after.
+// exist. A warp owns kStrips times 16 rows. The stage may lie over the tiles that were multiplied,
+// or over the rows of the call before: a barrier first.
 template <typename T, int kRows, int kStrips, int kN, typename RowsOf>
 __device__ __forceinline__ void store_rows(Stage<kRows, kN * 8>& stage,
                                            const float (&sums)[kStrips][kN][4], int columns,
@@ -224,7 +224,6 @@ __device__ __forceinline__ void store_rows(Stage<kRows, kN * 8>& stage,
     unpack<float>(lds128(base + stage_offset<kColumns>(row, four / 2, four % 2 * 4)), v);
     put_four(to + four * 4, v, columns - four * 4, add, vectors);
   }
-  __syncthreads();
 }
 
 }  // namespace gatun::kernels
