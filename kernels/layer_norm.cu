@@ -130,7 +130,7 @@ __device__ __forceinline__ T* row_of(T* base, int64_t offset) {
 // ---- forward ----
 
 template <int kThreads>
-struct ForwardShared {
+struct NormForwardShared {
   GroupParts<kThreads, 1> parts;
 };
 
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
   constexpr int kRows = kNormTiles[kTile].rows;
   constexpr int kVec = kVector<T>;
   constexpr int kPacks = kNormValues / kVec;
-  SMEM(ForwardShared<kThreads>, shared);
+  SMEM(NormForwardShared<kThreads>, shared);
   int phase = 0;
   const int lane = static_cast<int>(threadIdx.x) % kThreads;
   const float scale = 1.f / static_cast<float>(p.columns);
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
 template <typename T, typename W, int kVec>
 __global__ void __launch_bounds__(kNormLoopThreads, kNormLoopBlocks)
     layer_norm_forward_loop(const __grid_constant__ Forward p) {
-  SMEM(ForwardShared<kNormLoopThreads>, shared);
+  SMEM(NormForwardShared<kNormLoopThreads>, shared);
   int phase = 0;
   const int first = static_cast<int>(threadIdx.x) * kVec;
   constexpr int kStep = kNormLoopThreads * kVec;
@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kNormLoopThreads, kNormLoopBlocks)
 
 // partials [blocks][2][columns]: dweight, then dbias, of each block's rows.
 template <int kTile>
-struct BackwardShared {
+struct NormBackwardShared {
   static constexpr int kThreads = kNormTiles[kTile].threads;
   static constexpr int kRows = kNormTiles[kTile].rows;
   GroupParts<kThreads, 2> parts;
@@ -256,7 +256,7 @@ struct BackwardShared {
 template <int kTile, int kPacks, int kVec>
 __device__ __forceinline__ void store_partial(float* partial, int columns, int lane,
                                               const float (&mine)[kPacks][kVec],
-                                              BackwardShared<kTile>& shared) {
+                                              NormBackwardShared<kTile>& shared) {
   constexpr int kThreads = kNormTiles[kTile].threads;
   constexpr int kRows = kNormTiles[kTile].rows;
   if constexpr (kRows == 1) {
@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(kNormTiles[kTile].threads* kNormTiles[kTile].r
   constexpr int kRows = kNormTiles[kTile].rows;
   constexpr int kVec = kVector<T>;
   constexpr int kPacks = kNormValues / kVec;
-  SMEM(BackwardShared<kTile>, shared);
+  SMEM(NormBackwardShared<kTile>, shared);
   int phase = 0;
   const int lane = static_cast<int>(threadIdx.x) % kThreads;
   const float scale = 1.f / static_cast<float>(p.columns);
@@ -519,18 +519,18 @@ cudaError_t with_types(ElementType type, ElementType parameter_type, F f) {
 template <typename T, typename W, int kTile>
 cudaError_t forward_rows(cudaStream_t stream, const Forward& p) {
   constexpr NormTile kShape = kNormTiles[kTile];
-  static_assert(shared_fits(sizeof(ForwardShared<kShape.threads>), kShape.min_blocks));
+  static_assert(shared_fits(sizeof(NormForwardShared<kShape.threads>), kShape.min_blocks));
   return launch("layer_norm_forward_rows", layer_norm_forward_rows<T, W, kTile>,
                 grid_size((p.layout.rows + kShape.rows - 1) / kShape.rows),
-                kShape.threads * kShape.rows, sizeof(ForwardShared<kShape.threads>), stream, p);
+                kShape.threads * kShape.rows, sizeof(NormForwardShared<kShape.threads>), stream, p);
 }
 
 template <typename T, typename W, int kTile>
 cudaError_t backward_rows(cudaStream_t stream, const Backward& p, int64_t blocks) {
   constexpr NormTile kShape = kNormTiles[kTile];
-  static_assert(shared_fits(sizeof(BackwardShared<kTile>), kShape.min_blocks));
+  static_assert(shared_fits(sizeof(NormBackwardShared<kTile>), kShape.min_blocks));
   return launch("layer_norm_backward_rows", layer_norm_backward_rows<T, W, kTile>,
-                grid_size(blocks), kShape.threads * kShape.rows, sizeof(BackwardShared<kTile>),
+                grid_size(blocks), kShape.threads * kShape.rows, sizeof(NormBackwardShared<kTile>),
                 stream, p);
 }
 
@@ -566,11 +566,11 @@ cudaError_t layer_norm_forward(cudaStream_t stream, ElementType type, ElementTyp
       case 2:
         return forward_rows<T, W, 2>(stream, p);
       default:
-        static_assert(shared_fits(sizeof(ForwardShared<kNormLoopThreads>), kNormLoopBlocks));
+        static_assert(shared_fits(sizeof(NormForwardShared<kNormLoopThreads>), kNormLoopBlocks));
         return launch(
             "layer_norm_forward_loop",
             vectors ? layer_norm_forward_loop<T, W, kVector<T>> : layer_norm_forward_loop<T, W, 1>,
-            grid_size(p.layout.rows), kNormLoopThreads, sizeof(ForwardShared<kNormLoopThreads>),
+            grid_size(p.layout.rows), kNormLoopThreads, sizeof(NormForwardShared<kNormLoopThreads>),
             stream, p);
     }
   });

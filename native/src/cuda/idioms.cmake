@@ -22,3 +22,21 @@ forbid("__shfl|__ballot|__any_sync|__all_sync|__syncwarp" "warp collectives belo
        "ptx.cuh")
 forbid("#pragma unroll" "UNROLL of ptx.cuh" "ptx.cuh")
 forbid("gatun_tensor|gatun_status|jni" "kernels know nothing of the C ABI or of Java" "")
+
+# On the host all kernels are in one library, where the linker would take two types for one.
+file(GLOB sources ${KERNELS}/*.cu)
+foreach(source ${sources})
+  get_filename_component(name ${source} NAME)
+  file(STRINGS ${source} lines REGEX "^(struct|union|class) ")
+  foreach(line IN LISTS lines)
+    if(NOT line MATCHES "^[a-z]+ (alignas\\([0-9]+\\) )?([A-Za-z]+)")
+      continue()
+    endif()
+    set(type ${CMAKE_MATCH_2})
+    if(DEFINED file_of_${type})
+      message(SEND_ERROR "${name}: ${type} is a type of ${file_of_${type}} as well: "
+                         "each has a name of its own")
+    endif()
+    set(file_of_${type} ${name})
+  endforeach()
+endforeach()

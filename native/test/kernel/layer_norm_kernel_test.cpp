@@ -509,7 +509,7 @@ void few_blocks() {
   constexpr auto kBackward = layer_norm_backward_loop<float, float, 1>;
   if (!ran("forward, 2 blocks", d.c,
            gatun::kernels::launch("forward", kForward, 2, kNormLoopThreads,
-                                  sizeof(ForwardShared<kNormLoopThreads>), nullptr, f)))
+                                  sizeof(NormForwardShared<kNormLoopThreads>), nullptr, f)))
     return;
   for (int64_t r = 0; r < d.dx.rows; ++r)
     for (int64_t i = 0; i < d.dx.columns; ++i) d.dx.set(r, i, NAN);
