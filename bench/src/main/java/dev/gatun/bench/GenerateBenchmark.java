@@ -26,9 +26,10 @@ import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
 /**
- * Writing with GPT-2 124M's shape, greedily and as {@code generate} does it, each step after the
- * first a captured one: JMH's time is that of all tokens; {@link Rates} has the time to the first
- * token of a prompt, and the further tokens a second, of all texts of the batch together.
+ * Writing with GPT-2 124M's shape, or the demo's ({@code -p size=demo}), greedily and as {@code
+ * generate} does it, each step after the first a captured one: JMH's time is that of all tokens;
+ * {@link Rates} has the time to the first token of a prompt, and the further tokens a second, of
+ * all texts of the batch together.
  */
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.SingleShotTime)
@@ -38,8 +39,7 @@ import org.openjdk.jmh.annotations.Warmup;
 @Fork(1)
 public class GenerateBenchmark {
     private static final int PROMPT = 128;
-    private static final int TOKENS = 32;
-    private static final Gpt2Config CONFIG = Gpt2Config.of(50257, 1024, 12, 12, 768);
+    static final int TOKENS = 32;
 
     @Param("best")
     public String device;
@@ -50,6 +50,9 @@ public class GenerateBenchmark {
     @Param({"1", "8"})
     public int batch;
 
+    @Param("124M")
+    public String size;
+
     private Device opened;
     private Gpt2 model;
     private List<int[]> prompts;
@@ -58,11 +61,15 @@ public class GenerateBenchmark {
     @Setup
     public void open() {
         opened = device.equals("best") ? Device.best() : Device.open(device);
-        model = Gpt2.create(CONFIG, opened, 1, null);
+        Gpt2Config config =
+                size.equals("demo")
+                        ? Gpt2Config.of(2048, 256, 3, 6, 192)
+                        : Gpt2Config.of(50257, 1024, 12, 12, 768);
+        model = Gpt2.create(config, opened, 1, null);
         model.computeIn(dtype);
         Random random = new Random(1);
         prompts =
-                Stream.generate(() -> random.ints(PROMPT, 0, CONFIG.vocabulary()).toArray())
+                Stream.generate(() -> random.ints(PROMPT, 0, config.vocabulary()).toArray())
                         .limit(batch)
                         .toList();
     }
