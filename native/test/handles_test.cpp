@@ -72,9 +72,11 @@ void pins() {
     CHECK(table.close(handle, &words));
     closed = true;
   });
+  HandleTable::Words words;
+  while (table.read(handle, &words)) std::this_thread::yield();
+  CHECK(table.pin(handle) == nullptr);  // dead already
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   CHECK(!closed);
-  CHECK(table.pin(handle) == nullptr);  // dead already
   HandleTable::unpin(slot);
   closer.join();
   CHECK(closed);

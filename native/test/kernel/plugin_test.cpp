@@ -209,17 +209,17 @@ int main(int argc, char** argv) {
     die("plugin", "is of another build than this test");
   gatun_device_options options = {};
   options.struct_size = sizeof options;
-  auto *memory = new Memory, *second_memory = new Memory;
+  Memory memory, second_memory;
   Driver *driver = nullptr, *second = nullptr;
   Failure failure;
-  if (plugin->open(argv[2], options, *memory, &driver, failure) == GATUN_OK) {
-    test_device(*driver, *memory);
-    test_large_copies(*driver, *memory);
-    test_full_device(*driver, *memory);
+  if (plugin->open(argv[2], options, memory, &driver, failure) == GATUN_OK) {
+    test_device(*driver, memory);
+    test_large_copies(*driver, memory);
+    test_full_device(*driver, memory);
     std::printf("%s:0 works\n", argv[2]);
     const std::string name = std::string(argv[2]) + ":1";
-    if (plugin->open(name.c_str(), options, *second_memory, &second, failure) == GATUN_OK) {
-      test_two_devices(*driver, *memory, *second, *second_memory);
+    if (plugin->open(name.c_str(), options, second_memory, &second, failure) == GATUN_OK) {
+      test_two_devices(*driver, memory, *second, second_memory);
       second->close();
       std::printf("%s works, and beside %s:0\n", name.c_str(), argv[2]);
     } else if (sim || failure.status != GATUN_UNAVAILABLE) {

@@ -6,9 +6,11 @@
 #   GATUN_CUDA    on, off, auto (on where nvcc is found) or keep (what the last configure chose)
 #   GATUN_STRICT  on: warnings are errors        GATUN_SKIP_TESTS  true: leave the tests unbuilt
 #   GATUN_TESTS_RUN  always, or changed: only if something changed since they last passed
-#   GATUN_NIGHTLY true: also the long tests
+#   GATUN_NIGHTLY true: also the long tests, and the library's own ones under sanitizers, which are
+#                 built beside GATUN_BUILD
 #   GATUN_SKIP    true: build nothing, pack what an earlier build left
 set -euo pipefail
+sanitized=${GATUN_BUILD:-}-sanitized
 
 fail() {
     echo "gatun-native: $*" >&2
@@ -52,6 +54,8 @@ wants_cuda() {
     esac
 }
 
+nightly() { [ "$GATUN_NIGHTLY" = true ] && [ "$GATUN_SKIP_TESTS" != true ]; }
+
 configure() {
     local cuda=OFF
     local options=()
@@ -71,12 +75,18 @@ configure() {
     fi
     cmake -S "$GATUN_SOURCE" -B "$GATUN_BUILD" -DCMAKE_BUILD_TYPE=Release "-DDNNL_DIR=$GATUN_DNNL" \
         "-DGATUN_CUDA=$cuda" "-DGATUN_STRICT=$strict" "-DGATUN_TESTS=$tests" "${options[@]}"
+    if nightly; then
+        cmake -S "$GATUN_SOURCE" -B "$sanitized" -G "$(cached CMAKE_GENERATOR)" "-DDNNL_DIR=$GATUN_DNNL" \
+            -DGATUN_CUDA=OFF -DGATUN_SANITIZE=address,undefined
+    fi
 }
 
 build() {
     cmake --build "$GATUN_BUILD" --parallel "$(nproc)"
-    [ "$GATUN_NIGHTLY" != true ] || [ "$GATUN_SKIP_TESTS" = true ] ||
+    if nightly; then
         cmake --build "$GATUN_BUILD" --parallel "$(nproc)" --target nightly_tests
+        cmake --build "$sanitized" --parallel "$(nproc)"
+    fi
 }
 
 stage() {
@@ -116,6 +126,9 @@ run_tests() {
     local without=(-LE nightly)
     [ "$GATUN_NIGHTLY" != true ] || without=()
     ctest --test-dir "$GATUN_BUILD" --output-on-failure "${without[@]}"
+    if nightly; then
+        ctest --test-dir "$sanitized" --output-on-failure
+    fi
     touch "$passed"
 }
 
