@@ -51,22 +51,6 @@ class OpCombinationsTest {
     private static final int[] HEAD_SIZES = {8, 13, 32, 40, 64, 80, 96, 128};
     private static final boolean[] NO_OR_YES = {false, true};
 
-    private Device cpu;
-    private Device sim;
-
-    @BeforeAll
-    void open() {
-        System.out.printf("op combinations: seed %d%n", SEED);
-        cpu = Cpu.open();
-        sim = Device.open("sim");
-    }
-
-    @AfterAll
-    void close() {
-        cpu.close();
-        sim.close();
-    }
-
     private static final Map<String, BiConsumer<List<OpCase>, DType>> FAMILIES =
             new LinkedHashMap<>();
 
@@ -85,6 +69,22 @@ class OpCombinationsTest {
         FAMILIES.put("losses", OpCombinationsTest::losses);
         FAMILIES.put("embeddings", OpCombinationsTest::embeddings);
         FAMILIES.put("activations", OpCombinationsTest::activations);
+    }
+
+    private Device cpu;
+    private Device sim;
+
+    @BeforeAll
+    void open() {
+        System.out.printf("op combinations: seed %d%n", SEED);
+        cpu = Cpu.open();
+        sim = Device.open("sim");
+    }
+
+    @AfterAll
+    void close() {
+        cpu.close();
+        sim.close();
     }
 
     private static List<OpCase> all(String family) {
