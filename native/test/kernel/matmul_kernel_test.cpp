@@ -185,9 +185,11 @@ void compare(Problem& problem) {
         const double wanted =
             old + (c.gradient() ? before * gelu_slope(c.gelu, problem.preactivation.get(p, i, j))
                                 : gelu(c.gelu, before));
-        // f32 sums of exact products, alpha, bias and old, GELU (whose slope is below 1.13), and
-        // what bf16x3 leaves out
-        const double steps = 4 + std::sqrt(static_cast<double>(c.k)) + (c.bf16x3 ? 0x1p9 : 0);
+        // f32 sums of exact products, six for one of f32 or three, alpha, bias and old, GELU (whose
+        // slope is below 1.13), and what bf16x3 leaves out
+        const double parts = c.in != ElementType::kF32 ? 1 : c.bf16x3 ? 3 : 6;
+        const double steps =
+            4 + std::sqrt(parts * static_cast<double>(c.k)) + (c.bf16x3 ? 0x1p9 : 0);
         const double tolerance = 0x1p-24 * (steps * size * std::fabs(static_cast<double>(c.alpha)) +
                                             2 * (std::fabs(old) + std::fabs(bias))) +
                                  1e-30;
