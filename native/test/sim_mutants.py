@@ -43,6 +43,9 @@ EDITS = [
     ("commit removed", r"cp_async_commit\(\);", ";"),
     ("wait for one group fewer", r"cp_async_wait<([^<>]*)>", r"cp_async_wait<\1 + 1>"),
     ("bound moved up", r"(?<=[\w\)\]}]) < (?=[\w\(])", " <= "),
+    ("bound moved down", r"(?<=[\w\)\]}]) <= (?=[\w\(-])", " < "),
+    ("bound moved down", r"(?<=[\w\)\]}]) > (?=[\w\(-])", " >= "),
+    ("bound moved up", r"(?<=[\w\)\]}]) >= (?=[\w\(-])", " > "),
     ("bound moved down", r"(column|row) < (p\.columns|p\.layout\.rows|columns)", r"\1 + 1 < \2"),
     ("sum becomes difference", r" \+= ", " -= "),
     ("sum becomes assignment", r"(\w\]?) \+= (?!step|kStep|kVec|kThreads|kNorm|kVector)", r"\1 = "),
@@ -58,7 +61,10 @@ EDITS = [
     ("condition turned", r" != 0\b", " == 0"),
     ("condition turned", r" == nullptr", " != nullptr"),
     ("condition turned", r" != nullptr", " == nullptr"),
-    ("maximum becomes minimum", r"fmaxf\(", "fminf("),
+    ("maximum becomes minimum", r"\bfmaxf\(", "fminf("),
+    ("maximum becomes minimum", r"\bmax(_of)?(<\w+>)?\(", r"min\1\2("),
+    ("minimum becomes maximum", r"\bfminf\(", "fmaxf("),
+    ("minimum becomes maximum", r"\bmin(_of)?(<\w+>)?\(", r"max\1\2("),
     ("off by one", r" - 1(?![\w.])", ""),
     ("off by one", r" \+ 1(?![\w.])", ""),
     ("all blocks are the first", r"int64_t\{blockIdx\.x\}", "int64_t{0}"),
@@ -226,7 +232,7 @@ class Bench:
         try:
             ran = subprocess.run(
                 [str(program), str(self.seed), "first"],
-                capture_output=True, text=True, errors="replace", timeout=4 * seconds, check=False,
+                capture_output=True, text=True, errors="replace", timeout=20 * seconds, check=False,
                 preexec_fn=limit,
                 env=os.environ
                 | {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1:history_size=0"},

@@ -22,7 +22,7 @@ int64_t any(std::initializer_list<int64_t> values) {
   return values.begin()[generator() % values.size()];
 }
 
-enum class Shape { kNormal, kPeaked, kTied, kEqual };
+enum class Shape { kNormal, kPeaked, kTied, kEqual, kNeighbours };
 
 // Rows of logits, some of them NaN or -inf.
 DeviceArray logits_of(ElementType type, int64_t rows, int64_t columns, Shape shape) {
@@ -31,6 +31,7 @@ DeviceArray logits_of(ElementType type, int64_t rows, int64_t columns, Shape sha
   for (int64_t i = 0; i < x.elements(); ++i) {
     if (shape == Shape::kTied) x.set(i, std::round(x.get(i) * 2) / 2);
     if (shape == Shape::kEqual) x.set(i, 1.25);
+    if (shape == Shape::kNeighbours) x.set(i, i % 3 == 0 ? 1.25f : std::nextafter(1.25f, 0.f));
     if (generator() % 16 == 0) x.set(i, generator() % 2 == 0 ? NAN : -INFINITY);
   }
   // never a row without a number
@@ -262,6 +263,30 @@ void sample_extremes() {
   }
 }
 
+// A running sum that is exactly the wanted one has not passed it: the draw is the next column.
+void exact_draw() {
+  constexpr int kColumns = 1024;  // of weight 1
+  Sample p = {};
+  p.philox = {seed, nullptr, 3, 1};
+  uint32_t uniform = 1;  // of 2^24
+  for (; uniform == 0 || uniform % ((1 << 24) / kColumns) != 0; ++p.philox.seed)
+    uniform = p.philox.stream().word(0) >> 8;
+  --p.philox.seed;
+  DeviceArray x(kF32, 1, kColumns);
+  for (int i = 0; i < kColumns; ++i) x.set(i, 0);
+  DeviceVector<int32_t> out(1, -7);
+  Faults faults;
+  p.out = out.data();
+  p.logits = x.data();
+  p.rows = p.out_stride = 1;
+  p.logits_stride = p.columns = kColumns;
+  p.temperature = p.top_p = 1;
+  p.faults = faults.sink();
+  if (!expect.ran("sample", sample(nullptr, kF32, p))) return;
+  const int wanted = static_cast<int>(uniform / ((1 << 24) / kColumns));
+  expect(out[0] == wanted, "an exact draw: had column %d, wanted %d", out[0], wanted);
+}
+
 // Rows more than 2^31 elements apart.
 void far_apart() {
   constexpr int64_t kApart = (int64_t{1} << 31) + 24, kColumns = 1000;
@@ -358,11 +383,16 @@ int main(int argc, char** argv) {
       // a p that rounds to nothing still keeps one
       for (Shape shape : {Shape::kTied, Shape::kEqual})
         sample_of(type, 2, 100, shape, {1.f, 0, 1e-30f, 0.f});
+      // a weight of exactly min-p is kept
+      for (Shape shape : {Shape::kTied, Shape::kNormal})
+        sample_of(type, 2, 100, shape, {1.f, 0, 1.f, 1.f});
       // beyond the candidates: all equal, more than 512 of the largest
       sample_of(type, 1, 20011, Shape::kEqual, {1.f, 0, 0.9f, 0.f});
       sample_of(type, 1, 20011, Shape::kTied, {1.f, 2000, 0.5f, 0.f});
       sample_of(type, 1, 20011, Shape::kNormal, {0.7f, 50, 0.9f, 0.02f});
     }
+    // a bound of the search meets the threshold before the candidates are few
+    sample_of(kF32, 1, 20011, Shape::kNeighbours, {1.f, 0, 0.2f, 0.f});
     argmax_faults();
     sample_extremes();
   }
@@ -375,6 +405,7 @@ int main(int argc, char** argv) {
     sample_of(kBf16, rows, 31, Shape::kNormal, {1.f, 0, 1.f, 0.f});
   }
   sample_of(kBf16, 33, 31, Shape::kNormal, {1.f, 5, 0.9f, 0.f});
+  exact_draw();
   far_apart();
   traffic();
   return expect.report();

@@ -82,6 +82,12 @@ void global_norms() {
     expect(!std::isfinite(had.norm) && std::isnan(had.factor), "of %g: norm %g, factor %g", bad,
            had.norm, had.factor);
   }
+  // the largest norm that is one
+  std::deque<DeviceArray> largest;
+  largest.emplace_back(kF32, 1, 1).set(0, FLT_MAX);
+  const Norm had = norm_of(largest, 1);
+  expect(had.norm == FLT_MAX && had.factor == static_cast<float>(1 / (FLT_MAX + 1e-6)),
+         "of the largest: norm %g, factor %g", had.norm, had.factor);
 }
 
 void norms_same_bits() {
@@ -162,6 +168,13 @@ void unscalings() {
       expect(a.intact(), "wrote outside of tensor %zu", i);
     }
   }
+  // the largest numbers are finite: in vectors, in what is left of them, in rows with gaps
+  std::deque<DeviceArray> largest;
+  largest.emplace_back(kF32, 1, 1027);
+  largest.emplace_back(kF32, 3, 5, 3);
+  for (DeviceArray& a : largest)
+    for (int64_t i = 0; i < a.elements(); ++i) a.set(i, i % 2 == 0 ? FLT_MAX : -FLT_MAX);
+  expect(found_in(largest, 0.5f) == 0.f, "the largest numbers count as infinite");
 }
 
 // ---- AdamW ----
