@@ -2,10 +2,10 @@
 //
 // math     as matmul.cu, by f32 multiply-adds.
 // shapes   a (m <= 8, k) in any layout, b (k, n) or transposed, rows of b at multiples of 16 bytes.
-// tiling   b as rows of k: a warp walks along four rows, each lane 16 bytes of each at a time;
-// lanes
-//          are added up by shuffles. b as rows of n: eight lanes read a line of 128 bytes, a block
-//          32 rows at a time; lanes of a column are added by shuffles, warps through shared memory.
+// tiling   b as rows of k: a warp walks along four rows, each lane 16 bytes of each at a time,
+//          and lanes are added up by shuffles. b as rows of n: eight lanes read a line of 128
+//          bytes, a block 32 rows at a time; lanes of a column are added by shuffles, warps through
+//          shared memory.
 //          Blocks split k until every multiprocessor has loads in flight; partial sums are added in
 //          order by matmul.cu's second kernel.
 // data     every byte of b is read once, past L1. a goes through shared memory, read by each block.
@@ -28,6 +28,17 @@ __device__ __forceinline__ uint4 load_unit(const T* p, int left) {
 
 __device__ __forceinline__ int64_t place_in_a(const MatMulProblem& p, int row, int k) {
   return p.transpose_a ? k * p.a_stride + row : row * p.a_stride + k;
+}
+
+// Of a row of a: the first `left` elements from k on, zeros behind them.
+template <typename T>
+__device__ __forceinline__ uint4 load_a(const MatMulProblem& p, const T* a, int row, int k,
+                                        int left) {
+  if (p.a_vectors) return load_unit(a + row * p.a_stride + k, left);
+  float v[kVector<T>];
+  UNROLL for (int e = 0; e < kVector<T>; ++e) v[e] =
+      e < left ? to_float(load_element(a + place_in_a(p, row, k + e))) : 0.f;
+  return pack<T>(v);
 }
 
 // ---- b as rows of k ----
@@ -58,16 +69,7 @@ __global__ void __launch_bounds__(kFewRowsThreads)
     for (int i = static_cast<int>(threadIdx.x); i < kRows * units; i += kFewRowsThreads) {
       const int row = i / units, unit = i % units;
       const int left = row < p.m ? depth - unit * kVec : 0;
-      const int first = static_cast<int>(k) + unit * kVec;
-      uint4 words;
-      if (p.a_vectors) {
-        words = load_unit(a + row * p.a_stride + first, left);
-      } else {
-        float v[kVec];
-        UNROLL for (int e = 0; e < kVec; ++e) v[e] =
-            e < left ? to_float(load_element(a + place_in_a(p, row, first + e))) : 0.f;
-        words = pack<T>(v);
-      }
+      const uint4 words = load_a(p, a, row, static_cast<int>(k) + unit * kVec, left);
       sts128(shared_address(&shared.a[row][unit]), words);
     }
     __syncthreads();
@@ -97,6 +99,17 @@ __global__ void __launch_bounds__(kFewRowsThreads)
 
 // ---- b as rows of n ----
 
+// Which row of shared memory has a's elements for row `at` of b: lanes store units of different
+// rows of a and neighbouring units at once, to different banks.
+template <typename T>
+__device__ __forceinline__ int place_of_a(int at) {
+  return at ^ (at / kVector<T> & 3);
+}
+
+// Where the sums of four columns are: a lane's second four, stored at once by eight lanes, are on
+// the banks that their first four leave.
+__device__ __forceinline__ int place_of_sums(int column) { return column ^ (column / 32 & 1) * 4; }
+
 template <typename T, int kRows>
 struct FewRowsAlongN {
   static constexpr int kColumns = kFewRowsLanes * kVector<T>;  // of a block
@@ -125,12 +138,19 @@ __global__ void __launch_bounds__(kFewRowsThreads)
   float sums[kRows][kVec] = {};
   for (int64_t k = int64_t{split} * p.k_of_a_split; k < end; k += kFewRowsDepth) {
     const int depth = static_cast<int>(min(static_cast<int64_t>(kFewRowsDepth), end - k));
-    for (int i = thread; i < kRows * depth; i += kFewRowsThreads) {
-      const int row = i / depth, at = i % depth;
-      const float value =
-          row < p.m ? to_float(load_element(a + place_in_a(p, row, static_cast<int>(k) + at)))
-                    : 0.f;
-      sts32(shared_address(&shared.a[at][row]), as_bits(value));
+    if constexpr (kRows == 1) {
+      for (int at = thread; at < depth; at += kFewRowsThreads) {
+        const T value = load_element(a + place_in_a(p, 0, static_cast<int>(k) + at));
+        sts32(shared_address(&shared.a[at][0]), as_bits(to_float(value)));
+      }
+    } else {
+      for (int i = thread; i < kRows * ((depth + kVec - 1) / kVec); i += kFewRowsThreads) {
+        const int row = i % kRows, at = i / kRows * kVec;
+        float v[kVec];
+        unpack<T>(load_a(p, a, row, static_cast<int>(k) + at, row < p.m ? depth - at : 0), v);
+        UNROLL for (int e = 0; e < kVec; ++e)
+            sts32(shared_address(&shared.a[place_of_a<T>(at + e)][row]), as_bits(v[e]));
+      }
     }
     __syncthreads();
     for (int at = thread / kFewRowsLanes; at < depth; at += kStep * kFewRowsAhead) {
@@ -142,12 +162,12 @@ __global__ void __launch_bounds__(kFewRowsThreads)
         if (mine >= depth) break;
         float weights[kVec], v[kRows];
         unpack<T>(loaded[i], weights);
-        if constexpr (kRows % 4 == 0) {
+        if constexpr (kRows > 1) {
+          const uint32_t from = shared_address(&shared.a[place_of_a<T>(mine)]);
           UNROLL for (int row = 0; row < kRows; row += 4)
-              unpack<float>(lds128(shared_address(&shared.a[mine][row])), v + row);
+              unpack<float>(lds128(from + row * sizeof(float)), v + row);
         } else {
-          UNROLL for (int row = 0; row < kRows; ++row) v[row] =
-              as_float(lds32(shared_address(&shared.a[mine][row])));
+          v[0] = as_float(lds32(shared_address(&shared.a[mine][0])));
         }
         UNROLL for (int row = 0; row < kRows; ++row) UNROLL for (int e = 0; e < kVec; ++e)
             sums[row][e] += v[row] * weights[e];
@@ -160,8 +180,9 @@ __global__ void __launch_bounds__(kFewRowsThreads)
         UNROLL for (int mask = kFewRowsLanes; mask < 32; mask *= 2) sums[row][e] +=
         shuffle_xor(sums[row][e], mask);
     if (lane < kFewRowsLanes)
-      UNROLL for (int e = 0; e < kVec; e += 4) sts128(
-          shared_address(&shared.sums[warp][row][lane * kVec + e]), pack<float>(&sums[row][e]));
+      UNROLL for (int e = 0; e < kVec; e += 4)
+          sts128(shared_address(&shared.sums[warp][row][place_of_sums(lane * kVec + e)]),
+                 pack<float>(&sums[row][e]));
   }
   __syncthreads();
   for (int i = thread * 4; i < p.m * Shared::kColumns; i += kFewRowsThreads * 4) {
@@ -170,7 +191,7 @@ __global__ void __launch_bounds__(kFewRowsThreads)
     float v[4] = {};
     UNROLL for (int w = 0; w < kFewRowsWarps; ++w) {
       float part[4];
-      unpack<float>(lds128(shared_address(&shared.sums[w][row][at])), part);
+      unpack<float>(lds128(shared_address(&shared.sums[w][row][place_of_sums(at)])), part);
       UNROLL for (int e = 0; e < 4; ++e) v[e] += part[e];
     }
     finish<T>(p, 0, split, row, static_cast<int>(first) + at, v);
