@@ -815,6 +815,13 @@ int main(int argc, char** argv) {
                                       {ElementType::kBf16, 1023},
                                       {ElementType::kBf16, 65537}})
     run({type, 1, 1, 1, queries, 3, 8, false, {}, Layout::kContiguous, 0.3});
+  // more sequences than threads that look at their starts
+  Case many = {ElementType::kBf16, 1, 1, 1, 300, 450, 16, true, {}, Layout::kContiguous, 0.3};
+  for (int i = 0; i <= 300; ++i) {
+    many.q_starts.push_back(i);
+    many.k_starts.push_back(i * 3 / 2);
+  }
+  run(many);
   for (ElementType type : {ElementType::kF16, ElementType::kBf16}) errors_of_dq(type);
   all_traffic();
   if (kFarRows)
