@@ -152,6 +152,24 @@ bool agrees(const std::vector<Choice>& kept, double u, int64_t column, double lo
          std::fabs(logprob - std::log(own / total)) <= 2e-6 * (1 + std::fabs(logprob));
 }
 
+// A column of each row of x into `out`, one after another.
+Sample sample_from(DeviceArray& x, DeviceVector<int32_t>& out, Faults& faults,
+                   const Options& o = {1, 0, 1, 0}) {
+  Sample p = {};
+  p.out = out.data();
+  p.logits = x.data();
+  p.rows = x.rows();
+  p.out_stride = p.logprobs_stride = 1;
+  p.logits_stride = x.stride();
+  p.columns = static_cast<int>(x.columns());
+  p.top_k = o.top_k;
+  p.temperature = o.temperature;
+  p.top_p = o.top_p;
+  p.min_p = o.min_p;
+  p.faults = faults.sink();
+  return p;
+}
+
 void sample_of(ElementType type, int64_t rows, int64_t columns, Shape shape, const Options& o) {
   DeviceArray x = logits_of(type, rows, columns, shape);
   DeviceVector<int32_t> out(static_cast<size_t>(2 * rows + 1), -7),
@@ -159,21 +177,11 @@ void sample_of(ElementType type, int64_t rows, int64_t columns, Shape shape, con
   DeviceVector<float> logprobs(static_cast<size_t>(3 * rows + 1), 7.f);
   Scalar<int64_t> step(static_cast<int64_t>(generator()));
   Faults faults;
-  Sample p = {};
-  p.out = out.data();
+  Sample p = sample_from(x, out, faults, o);
   p.logprobs = logprobs.data();
-  p.logits = x.data();
-  p.rows = rows;
   p.out_stride = 2;
   p.logprobs_stride = 3;
-  p.logits_stride = x.stride();
-  p.columns = static_cast<int>(columns);
-  p.top_k = o.top_k;
-  p.temperature = o.temperature;
-  p.top_p = o.top_p;
-  p.min_p = o.min_p;
   p.philox = {seed, step.at(), 3, 1};
-  p.faults = faults.sink();
   char text[200];
   std::snprintf(text, sizeof text, "sample %s %lldx%lld shape %d t=%g k=%d p=%g min=%g",
                 name_of(type), static_cast<long long>(rows), static_cast<long long>(columns),
@@ -208,19 +216,9 @@ void sample_same_bits(ElementType type, const Options& o) {
   DeviceVector<int32_t> out(kRows);
   DeviceVector<float> logprobs(kRows);
   Faults faults;
-  Sample p = {};
-  p.out = out.data();
+  Sample p = sample_from(x, out, faults, o);
   p.logprobs = logprobs.data();
-  p.logits = x.data();
-  p.rows = kRows;
-  p.out_stride = p.logprobs_stride = 1;
-  p.logits_stride = p.columns = kColumns;
-  p.top_k = o.top_k;
-  p.temperature = o.temperature;
-  p.top_p = o.top_p;
-  p.min_p = o.min_p;
   p.philox = {seed, nullptr, 3, 1};
-  p.faults = faults.sink();
   const int other = other_bits(seed, [&] {
     Bits bits;
     if (!expect.ran("sample", sample(nullptr, type, p))) return bits;
@@ -242,17 +240,8 @@ void sample_extremes() {
     DeviceVector<int32_t> out(3, -7);
     DeviceVector<float> logprobs(3, 7.f);
     Faults faults;
-    Sample p = {};
-    p.out = out.data();
+    Sample p = sample_from(x, out, faults, {1, static_cast<int>(any({0, 5})), 0.9f, 0});
     p.logprobs = logprobs.data();
-    p.logits = x.data();
-    p.rows = 3;
-    p.out_stride = p.logprobs_stride = 1;
-    p.logits_stride = p.columns = kColumns;
-    p.top_k = static_cast<int>(any({0, 5}));
-    p.temperature = 1;
-    p.top_p = 0.9f;
-    p.faults = faults.sink();
     if (!expect.ran("sample", sample(nullptr, type, p))) return;
     expect(out[0] == 0 && std::isnan(logprobs[0]) &&
                faults.record.kind == FaultKind::kSampleNothing && faults.record.value[0] == 0 &&
@@ -266,22 +255,16 @@ void sample_extremes() {
 // A running sum that is exactly the wanted one has not passed it: the draw is the next column.
 void exact_draw() {
   constexpr int kColumns = 1024;  // of weight 1
-  Sample p = {};
+  DeviceArray x(kF32, 1, kColumns);
+  for (int i = 0; i < kColumns; ++i) x.set(i, 0);
+  DeviceVector<int32_t> out(1, -7);
+  Faults faults;
+  Sample p = sample_from(x, out, faults);
   p.philox = {seed, nullptr, 3, 1};
   uint32_t uniform = 1;  // of 2^24
   for (; uniform == 0 || uniform % ((1 << 24) / kColumns) != 0; ++p.philox.seed)
     uniform = p.philox.stream().word(0) >> 8;
   --p.philox.seed;
-  DeviceArray x(kF32, 1, kColumns);
-  for (int i = 0; i < kColumns; ++i) x.set(i, 0);
-  DeviceVector<int32_t> out(1, -7);
-  Faults faults;
-  p.out = out.data();
-  p.logits = x.data();
-  p.rows = p.out_stride = 1;
-  p.logits_stride = p.columns = kColumns;
-  p.temperature = p.top_p = 1;
-  p.faults = faults.sink();
   if (!expect.ran("sample", sample(nullptr, kF32, p))) return;
   const int wanted = static_cast<int>(uniform / ((1 << 24) / kColumns));
   expect(out[0] == wanted, "an exact draw: had column %d, wanted %d", out[0], wanted);
@@ -342,14 +325,7 @@ void traffic() {
       "argmax",
       argmax(nullptr, kBf16, {out.data(), x.data(), kRows, 1, kColumns, kColumns, faults.sink()}),
       1);
-  Sample p = {};
-  p.out = out.data();
-  p.logits = x.data();
-  p.rows = kRows;
-  p.out_stride = 1;
-  p.logits_stride = p.columns = kColumns;
-  p.temperature = p.top_p = 1;
-  p.faults = faults.sink();
+  Sample p = sample_from(x, out, faults);
   passes("sample", sample(nullptr, kBf16, p), 3);
   p.top_k = 50;
   passes("sample, top-k 50", sample(nullptr, kBf16, p), 4);

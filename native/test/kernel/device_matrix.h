@@ -10,14 +10,10 @@
 #include "element.h"
 #include "rows.h"
 #include "simt.h"
+#include "tally.h"
 #include "tile.cuh"
 
 namespace gatun::kernels {
-
-inline unsigned seed = 20261125;
-inline std::mt19937 generator;
-inline int failures = 0;
-inline int checks = 0;
 
 inline int pick(int count) { return static_cast<int>(generator() % static_cast<unsigned>(count)); }
 

@@ -13,9 +13,9 @@ constexpr bool kFarRows = false;
 constexpr bool kFarRows = true;
 #endif
 
-// Of an elementwise kernel: all operands have these rows, `stride` elements apart.
+// Of an elementwise or a norm kernel: all operands have these rows, `stride` elements apart.
 template <typename Runs>
-void lay_rows(Runs& runs, int64_t rows, int64_t columns, int64_t stride) {
+void lay_rows(Runs& runs, int64_t rows, decltype(Runs::columns) columns, int64_t stride) {
   runs.columns = columns;
   runs.layout.rows = runs.layout.shape[0] = rows;
   runs.layout.rank = 1;

@@ -14,13 +14,9 @@
 #include "attention.h"
 #include "element.h"
 #include "simt.h"
+#include "tally.h"
 
 namespace gatun::kernels {
-
-inline unsigned seed = 20261125;
-inline std::mt19937 generator;
-inline int failures = 0;
-inline int checks = 0;
 
 template <typename T>
 using Device = std::vector<T, simt::DeviceAllocator<T>>;

@@ -15,16 +15,12 @@
 #include "element.h"
 #include "far_rows.h"
 #include "repeat.h"
+#include "tally.h"
 
 namespace {
 
 using namespace gatun;
 using namespace gatun::kernels;
-
-unsigned seed = 20261125;
-std::mt19937 generator;
-int failures = 0;
-int checks = 0;
 
 // Rows of elements at an address aligned to 16 (or 2 elements past one), with canaries between and
 // around them.
@@ -424,11 +420,8 @@ struct Dense {
     f.sum = sum.data;
     f.mean = reinterpret_cast<float*>(mean.data);
     f.rstd = reinterpret_cast<float*>(rstd.data);
-    f.columns = static_cast<int>(c.columns);
     f.eps = 1e-5f;
-    f.layout.rows = f.layout.shape[0] = c.rows;
-    f.layout.rank = 1;
-    for (auto& stride : f.layout.stride) stride[0] = c.columns;
+    lay_rows(f, c.rows, static_cast<int>(c.columns), c.columns);
     f.layout.stride[LayerNormForward::kMean][0] = f.layout.stride[LayerNormForward::kRstd][0] = 1;
     return f;
   }
@@ -443,10 +436,7 @@ struct Dense {
     b.rstd = reinterpret_cast<float*>(rstd.data);
     b.weight = weight.data;
     b.dweight_type = b.dbias_type = ElementType::kF32;
-    b.columns = static_cast<int>(c.columns);
-    b.layout.rows = b.layout.shape[0] = c.rows;
-    b.layout.rank = 1;
-    for (auto& stride : b.layout.stride) stride[0] = c.columns;
+    lay_rows(b, c.rows, static_cast<int>(c.columns), c.columns);
     b.layout.stride[LayerNormBackward::kMean][0] = b.layout.stride[LayerNormBackward::kRstd][0] = 1;
     partials.resize(layer_norm_backward_scratch_bytes(c.type, c.parameter_type, b, kSmCount) / 4);
     b.partials = partials.data();
@@ -502,17 +492,19 @@ void few_blocks() {
   const LayerNormBackward b = d.backward();
   if (!d.launch(f) || !d.launch(b)) return;
   const Bits wanted = d.results();
-  for (Matrix* m : {&d.y, &d.sum})
-    for (int64_t r = 0; r < m->rows; ++r)
-      for (int64_t i = 0; i < m->columns; ++i) m->set(r, i, NAN);
+  const auto forget = [](Matrix& m) {
+    for (int64_t r = 0; r < m.rows; ++r)
+      for (int64_t i = 0; i < m.columns; ++i) m.set(r, i, NAN);
+  };
+  forget(d.y);
+  forget(d.sum);
   constexpr auto kForward = layer_norm_forward_loop<float, float, 1>;
   constexpr auto kBackward = layer_norm_backward_loop<float, float, 1>;
   if (!ran("forward, 2 blocks", d.c,
            gatun::kernels::launch("forward", kForward, 2, kNormLoopThreads,
                                   sizeof(NormForwardShared<kNormLoopThreads>), nullptr, f)))
     return;
-  for (int64_t r = 0; r < d.dx.rows; ++r)
-    for (int64_t i = 0; i < d.dx.columns; ++i) d.dx.set(r, i, NAN);
+  forget(d.dx);
   if (!ran("backward, 2 blocks", d.c,
            gatun::kernels::launch("backward", kBackward, 2, kNormLoopThreads, sizeof(LoopShared),
                                   nullptr, b)))
@@ -567,12 +559,8 @@ void traffic(ElementType type) {
   f.y = y.data;
   f.weight = weight.data;
   f.bias = bias.data;
-  f.columns = kColumns;
   f.eps = 1e-5f;
-  f.layout.rows = kRows;
-  f.layout.rank = 1;
-  f.layout.shape[0] = kRows;
-  f.layout.stride[LayerNormForward::kX][0] = f.layout.stride[LayerNormForward::kY][0] = kColumns;
+  lay_rows(f, kRows, kColumns, kColumns);
   simt::reset_counters();
   simt::count_memory(true);
   const auto start = std::chrono::steady_clock::now();

@@ -61,10 +61,7 @@ public class GenerateBenchmark {
     @Setup
     public void open() {
         opened = device.equals("best") ? Device.best() : Device.open(device);
-        Gpt2Config config =
-                size.equals("demo")
-                        ? Gpt2Config.of(2048, 256, 3, 6, 192)
-                        : Gpt2Config.of(50257, 1024, 12, 12, 768);
+        Gpt2Config config = Gpt2Training.config(size);
         model = Gpt2.create(config, opened, 1, null);
         model.computeIn(dtype);
         Random random = new Random(1);

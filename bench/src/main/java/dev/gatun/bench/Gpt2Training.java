@@ -14,6 +14,11 @@ import java.util.Random;
 
 /** A GPT-2 that trains on one batch of random tokens. */
 public final class Gpt2Training implements AutoCloseable {
+    /** The shape of the smallest GPT-2. */
+    public static final Gpt2Config GPT2_124M = Gpt2Config.of(50257, 1024, 12, 12, 768);
+
+    private static final Gpt2Config DEMO = Gpt2Config.of(2048, 256, 3, 6, 192);
+
     private final Gpt2 model;
     private final Ops ops;
     private final Optimizer optimizer;
@@ -32,6 +37,11 @@ public final class Gpt2Training implements AutoCloseable {
         int[] ids = random.ints((long) batch * time, 0, model.vocabulary()).toArray();
         int[] targets = random.ints((long) batch * time, 0, model.vocabulary()).toArray();
         window = List.of(new Batch(ids, targets, batch, time));
+    }
+
+    /** The demo's shape of "demo", GPT-2 124M's of all else. */
+    static Gpt2Config config(String size) {
+        return size.equals("demo") ? DEMO : GPT2_124M;
     }
 
     public Gpt2 model() {

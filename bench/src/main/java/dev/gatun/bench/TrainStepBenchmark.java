@@ -2,7 +2,6 @@ package dev.gatun.bench;
 
 import dev.gatun.kernels.DType;
 import dev.gatun.kernels.Device;
-import dev.gatun.transformers.Gpt2Config;
 import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
@@ -47,12 +46,8 @@ public class TrainStepBenchmark {
     @Setup
     public void open() {
         opened = device.equals("best") ? Device.best() : Device.open(device);
-        training =
-                size.equals("demo")
-                        ? new Gpt2Training(
-                                opened, Gpt2Config.of(2048, TIME, 3, 6, 192), dtype, 4, TIME, 1)
-                        : new Gpt2Training(
-                                opened, Gpt2Config.of(50257, 1024, 12, 12, 768), dtype, 2, TIME, 1);
+        int batch = size.equals("demo") ? 4 : 2;
+        training = new Gpt2Training(opened, Gpt2Training.config(size), dtype, batch, TIME, 1);
     }
 
     @Benchmark

@@ -156,8 +156,8 @@ final class ModelPart {
         int batch = gpu ? 8 : 2;
         int time = gpu ? 1024 : 256;
         int steps = gpu ? 20 : 4;
-        Gpt2Config config = Gpt2Config.of(50257, 1024, 12, 12, 768);
-        try (var training = new Gpt2Training(device, config, dtype, batch, time, SEED)) {
+        try (var training =
+                new Gpt2Training(device, Gpt2Training.GPT2_124M, dtype, batch, time, SEED)) {
             device.resetPeak();
             training.step();
             training.step();

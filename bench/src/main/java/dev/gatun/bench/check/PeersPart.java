@@ -9,7 +9,6 @@ import dev.gatun.kernels.GatunException;
 import dev.gatun.kernels.Ops;
 import dev.gatun.kernels.Purpose;
 import dev.gatun.kernels.Tensor;
-import dev.gatun.transformers.Gpt2Config;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.util.LinkedHashMap;
@@ -221,8 +220,9 @@ final class PeersPart {
                 peer,
                 "gpt2-124m training f32 B=%d T=%d".formatted(batch, time),
                 () -> {
-                    var config = Gpt2Config.of(50257, 1024, 12, 12, 768);
-                    var ours = new Gpt2Training(device, config, DType.F32, batch, time, 1);
+                    var ours =
+                            new Gpt2Training(
+                                    device, Gpt2Training.GPT2_124M, DType.F32, batch, time, 1);
                     ours.step();
                     ours.step();
                     return new Ours(
