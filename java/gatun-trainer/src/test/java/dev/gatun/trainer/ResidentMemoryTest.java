@@ -23,17 +23,17 @@ import org.junit.jupiter.api.io.TempDir;
 
 /**
  * The resident memory of a process that trains and generates stays where it is after warm-up. The
- * process is one of its own whose Java heap is fixed and touched and whose code is compiled once,
- * so that what still grows is native: allocations of the library and of what it links, arenas that
- * nobody closes.
+ * process is one of its own whose Java heap is fixed and touched and whose code is interpreted
+ * (with C1 the code cache alone was seen to grow by 360 to 800 KB), so that what still grows is
+ * native: allocations of the library and of what it links, arenas that nobody closes.
  */
 class ResidentMemoryTest {
     private static final int WARM_UP = 200;
     private static final int ROUNDS = 200;
     private static final int EVERY = 10;
 
-    /** Between the first sample and the last; the JVM itself was seen to need 200 KB. */
-    private static final long ALLOWED = 768 << 10;
+    /** Between the first sample and the last; the JVM itself was seen to need 24 KB. */
+    private static final long ALLOWED = 192 << 10;
 
     @TempDir private Path folder;
 
@@ -47,8 +47,8 @@ class ResidentMemoryTest {
     }
 
     @Test
-    void should_notice_eight_kilobytes_lost_in_each_round() throws Exception {
-        for (var samples : samples(8 << 10).entrySet()) {
+    void should_notice_two_kilobytes_lost_in_each_round() throws Exception {
+        for (var samples : samples(2 << 10).entrySet()) {
             assertThat(growth(samples.getValue()))
                     .as("bytes grown, by %s: %s", samples.getKey(), samples.getValue())
                     .isGreaterThan(ALLOWED);
@@ -69,7 +69,7 @@ class ResidentMemoryTest {
                                 "-Xmx64m",
                                 "-XX:+AlwaysPreTouch",
                                 "-XX:+UseSerialGC",
-                                "-XX:TieredStopAtLevel=1"),
+                                "-Xint"),
                         Rounds.class,
                         folder.toString(),
                         String.valueOf(lost));
