@@ -82,9 +82,12 @@ __global__ void __launch_bounds__(kStartsThreads)
 template <int kWidth>
 union ForwardShared {
   static constexpr AttentionTile kTile = kAttentionForward<kWidth>;
+  struct Passing {
+    Tile<kTile.other, kWidth> k, v;
+  };
   struct {
     Tile<kTile.rows, kWidth> q;
-    Tile<kTile.other, kWidth> k, v;
+    Passing passing[2];
   } tiles;
   Stage<kTile.rows, kWidth> stage;
 };
@@ -103,9 +106,8 @@ __device__ __forceinline__ void hide(float (&scores)[kStrips][kN][4], const Sigh
   }
 }
 
-// A block owns rows() queries of one head. Keys pass by from the last tile to the first, so that
-// the tiles with hidden keys come first. While k of a tile is multiplied its v is on the way, and
-// while v is multiplied, k of the next.
+// A block owns queries of one head. Keys pass by in two tiles in flight, from the last to the
+// first, so that the tiles with hidden keys come first.
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kAttentionThreads, kAttentionForward<kWidth>.min_blocks)
     attention_forward_tiles(const __grid_constant__ Forward p, bool vectors) {
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionForward<kWidth>.m
   constexpr int kRows = kTile.rows, kKeys = kTile.other, kStrips = kTile.strips;
   constexpr bool kInRegisters = kAttentionQueriesInRegisters<kWidth>;
   SMEM(ForwardShared<kWidth>, shared);
-  auto& [q, k, v] = shared.tiles;
+  auto& [q, passing] = shared.tiles;
   const AttentionShape& shape = p.shape;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
 
@@ -123,21 +125,24 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionForward<kWidth>.m
   const Sight sight = sequence.sight;
   const T* const k_rows = keys_of<const T>(p.k, sequence, head / shape.group);
   const T* const v_rows = keys_of<const T>(p.v, sequence, head / shape.group);
-  const auto load_keys = [&](auto& tile, const T* rows, int64_t stride, int key) {
-    load_tile<T>(tile, shape.columns, vectors, TileRows{rows, stride, key, sight.keys});
+  const auto load_keys = [&](int tile) {
+    auto& [k, v] = passing[tile % 2];
+    load_tile<T>(k, shape.columns, vectors, TileRows{k_rows, p.k.row, tile * kKeys, sight.keys});
+    load_tile<T>(v, shape.columns, vectors, TileRows{v_rows, p.v.row, tile * kKeys, sight.keys});
+    cp_async_commit();
   };
   const int last = Sight::min_of(first + kRows, sequence.queries) - 1;
   const int tiles = (sight.limit(last) + kKeys - 1) / kKeys;  // 0 or less: nothing is seen
-  load_tile<T>(
-      q, shape.columns, vectors,
-      TileRows{queries_of<const T>(p.q, sequence, head), p.q.row, first, sequence.queries});
-  if (tiles > 0) load_keys(k, k_rows, p.k.row, (tiles - 1) * kKeys);
-  cp_async_commit();
+  if (tiles > 0) {
+    load_tile<T>(
+        q, shape.columns, vectors,
+        TileRows{queries_of<const T>(p.q, sequence, head), p.q.row, first, sequence.queries});
+    load_keys(tiles - 1);
+  }
 
   const int first_of_warp = first + warp * kStrips * 16;
   const auto query = [&](int m, int half) { return first_of_warp + m * 16 + half * 8 + lane / 4; };
   const uint32_t q_lanes = moved<kRows>(lanes_by_row(q), warp * kStrips * 16, 0);
-  const uint32_t k_lanes = lanes_by_chunk(k), v_lanes = lanes_by_row(v);
   const float factor = fabsf(shape.scale) * kLog2E, sign = shape.scale < 0 ? -1.f : 1.f;
   float out[kStrips][kWidth / 8][4] = {};
   Softmax<kStrips> softmax;
@@ -146,22 +151,13 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionForward<kWidth>.m
   for (int tile = tiles - 1; tile >= 0; --tile) {
     const int key = tile * kKeys;
     cp_async_wait<0>();
-    __syncthreads();  // k is there, and v of the tile before was read
-    load_keys(v, v_rows, p.v.row, key);
-    cp_async_commit();
+    __syncthreads();  // this tile is there, and the one before was read
+    if (tile > 0) load_keys(tile - 1);
     if (kInRegisters && tile == tiles - 1)
       UNROLL for (int step = 0; step < kWidth / 16; ++step) UNROLL for (int m = 0; m < kStrips; ++m)
           ldmatrix_x4(queries[kInRegisters ? step : 0][m], moved<kRows>(q_lanes, m * 16, step));
-    const auto next_keys = [&] {
-      cp_async_wait<0>();
-      __syncthreads();  // v is there, and k was read
-      if (tile > 0) load_keys(k, k_rows, p.k.row, key - kKeys);
-      cp_async_commit();
-    };
-    if (key >= sight.limit(first_of_warp + kStrips * 16 - 1)) {  // causal: beyond all of this warp
-      next_keys();
-      continue;
-    }
+    if (key >= sight.limit(first_of_warp + kStrips * 16 - 1)) continue;  // beyond all of this warp
+    const auto& [k, v] = passing[tile % 2];
     float scores[kStrips][kKeys / 8][4] = {};
     multiply_rows<T, kWidth, kKeys>(
         scores,
@@ -171,14 +167,12 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionForward<kWidth>.m
           else
             ldmatrix_x4(a, moved<kRows>(q_lanes, m * 16, step));
         },
-        k_lanes);
-    next_keys();
+        lanes_by_chunk(k));
     if (key + kKeys > sight.limit(first_of_warp) || sign < 0.f)
       hide(scores, sight, key, sign, query);
     softmax.update(scores, out, factor);
-    multiply_weights<T, kKeys>(out, scores, v_lanes);
+    multiply_weights<T, kKeys>(out, scores, lanes_by_row(v));
   }
-  cp_async_wait<0>();
 
   softmax.finish();
   UNROLL for (int m = 0; m < kStrips; ++m) UNROLL for (int half = 0; half < 2; ++half) {
@@ -309,7 +303,7 @@ __device__ __forceinline__ void add_dq(float* sums, const Tile<kKeys, kQueries>&
   const uint32_t ds_lanes = moved<kKeys>(lanes_by_chunk(ds), 0, strip);
   const uint32_t k_lanes = moved<kKeys>(lanes_by_row(k), 0, group / 2);
   float dq[kGroups][4] = {};
-  for (int key = 0; key < keys; key += 16) {
+  const auto multiply = [&](int key) {
     uint32_t a[4];
     ldmatrix_x4_transposed(a, moved<kKeys>(ds_lanes, key, 0));
     UNROLL for (int n = 0; n < kGroups; n += 2) {
@@ -319,7 +313,11 @@ __device__ __forceinline__ void add_dq(float* sums, const Tile<kKeys, kQueries>&
       mma_m16n8k16(dq[n], a, left, T());
       mma_m16n8k16(dq[n + 1], a, right, T());
     }
-  }
+  };
+  if (keys == kKeys)
+    UNROLL for (int key = 0; key < kKeys; key += 16) multiply(key);
+  else
+    ROLLED for (int key = 0; key < keys; key += 16) multiply(key);
   float* const to = sums + strip * 16 * kWidth + group * 128 + lane;
   UNROLL for (int n = 0; n < kGroups; ++n) UNROLL for (int i = 0; i < 4; ++i)
       atomic_add(to + n * 128 + i * 32, dq[n][i]);
@@ -423,10 +421,13 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionKeyGradient<kWidt
             ldmatrix_x4(a, moved<kRows>(v_lanes, m * 16, column));
           },
           lanes_by_chunk(dout));
-      // keys beyond the length are rows of their own, zeroed at the end; but dq has all in one sum
-      const int reach = query + sight.shift - first_of_warp;
-      const bool whole =
-          reach >= kStrips * 16 - 1 && (!kAtomic || first_of_warp + kStrips * 16 <= sight.keys);
+      // The first columns, of queries, do not see a row's key. Keys beyond the length are rows of
+      // their own, zeroed at the end; but dq has all in one sum.
+      int hidden[kStrips][2];
+      UNROLL for (int m = 0; m < kStrips; ++m) UNROLL for (int half = 0; half < 2; ++half) {
+        const bool beyond = kAtomic && key(m, half) >= sight.keys;
+        hidden[m][half] = (beyond ? kQueries : key(m, half) - query - sight.shift) - lane % 4 * 2;
+      }
       UNROLL for (int n = 0; n < kQueries / 8; ++n) {
         const int column = n * 8 + lane % 4 * 2;
         const uint2 two_base = lds64(shared_address(base + column));
@@ -436,9 +437,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionKeyGradient<kWidt
           float& dscore = dscores[m][n][i];
           weight = ex2(weight * factor - as_float(i % 2 == 0 ? two_base.x : two_base.y));
           dscore = weight * (dscore - as_float(i % 2 == 0 ? two_delta.x : two_delta.y));
-          if (!whole && (m * 16 + i / 2 * 8 + lane / 4 > reach + column + i % 2 ||
-                         (kAtomic && key(m, i / 2) >= sight.keys)))
-            weight = dscore = 0.f;
+          if (n * 8 + i % 2 < hidden[m][i / 2]) weight = dscore = 0.f;
         }
       }
       if constexpr (kAtomic) {
@@ -567,14 +566,13 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionQueryGradient<kWi
           ldmatrix_x4(a, moved<kRows>(dout_lanes, m * 16, column));
         },
         lanes_by_chunk(v));
-    const bool whole = key + kKeys <= sight.limit(first_of_warp);
-    UNROLL for (int m = 0; m < kStrips; ++m) UNROLL for (int n = 0; n < kKeys / 8; ++n)
-        UNROLL for (int i = 0; i < 4; ++i) {
-      const float weight = ex2(weights[m][n][i] * factor - base[m][i / 2]);
-      float& dscore = dscores[m][n][i];
-      dscore = weight * (dscore - delta[m][i / 2]);
-      if (!whole && key + n * 8 + lane % 4 * 2 + i % 2 >= sight.limit(query(m, i / 2)))
-        dscore = 0.f;
+    UNROLL for (int m = 0; m < kStrips; ++m) UNROLL for (int half = 0; half < 2; ++half) {
+      const int limit = sight.limit(query(m, half)) - key - lane % 4 * 2;
+      UNROLL for (int n = 0; n < kKeys / 8; ++n) UNROLL for (int i = 0; i < 2; ++i) {
+        const float weight = ex2(weights[m][n][half * 2 + i] * factor - base[m][half]);
+        float& dscore = dscores[m][n][half * 2 + i];
+        dscore = n * 8 + i < limit ? weight * (dscore - delta[m][half]) : 0.f;
+      }
     }
     multiply_weights<T, kKeys>(dq, dscores, lanes_by_row(k));
   }
@@ -611,7 +609,9 @@ cudaError_t pack(cudaStream_t stream, AttentionShape& shape, void* scratch) {
 template <typename T, int kWidth>
 cudaError_t forward(cudaStream_t stream, const Forward& p) {
   constexpr AttentionTile kTile = kAttentionForward<kWidth>;
-  static_assert(shared_fits(sizeof(ForwardShared<kWidth>), kTile.min_blocks));
+  static_assert(shared_fits(sizeof(ForwardShared<kWidth>), kTile.min_blocks,
+                            kWidth == 256 ? kSharedOfH100 : kSharedOfA100),
+                "at 256 columns, an A100 has room for one block");
   const int64_t blocks = attention_blocks(p.shape.packed, p.shape.queries, kTile.rows,
                                           int64_t{p.shape.batch} * p.shape.heads);
   if (blocks == 0) return cudaErrorInvalidConfiguration;

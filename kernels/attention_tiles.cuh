@@ -44,12 +44,13 @@ __device__ __forceinline__ void load_tile(Tile<kRows, kColumns>& tile, int colum
   const uint32_t to = shared_address(&tile) + chunk_offset(first, chunk);
   if (vectors) {
     UNROLL for (int row = 0; row < kRows; row += kPass) {
-      const T* from = rows_of(first + row);
+      // a number, since it may lie outside where nothing is read: one register pair for all panels
+      const auto from = reinterpret_cast<uintptr_t>(rows_of(first + row));
       UNROLL for (int panel = 0; panel < kColumns / 32; ++panel) {
         const int column = panel * 32 + chunk * 8;
-        const bool inside = from != nullptr && column < columns;
+        const bool inside = from != 0 && column < columns;
         cp_async<16>(to + static_cast<uint32_t>((panel * kRows + row) * 64),
-                     inside ? from + column : from, inside ? 16 : 0);
+                     reinterpret_cast<const T*>(from + column * sizeof(T)), inside ? 16 : 0);
       }
     }
   } else {
@@ -136,6 +137,11 @@ __device__ __forceinline__ void multiply_weights(float (&sums)[kStrips][kN][4],
 // are kept as the products gave them; `factor` (the scale times log2 e) makes them powers of 2.
 template <int kStrips>
 struct Softmax {
+  // Powers of 2 by which a score may pass the peak before sums are scaled to a new one: most tiles
+  // leave them alone, and 2^8 times the length is far from the end of f16 and f32 (FlashAttention-4
+  // does the same).
+  static constexpr float kSlack = 8.f;
+
   float peak[kStrips][2];
   float mass[kStrips][2];  // this lane's columns only, until finish()
 
@@ -146,28 +152,42 @@ struct Softmax {
     }
   }
 
-  // Scores become weights; what was summed with the peaks before is scaled to the new ones.
+  // Scores become weights; what was summed before is scaled where a peak of the warp rises.
   template <int kN, int kColumns>
   __device__ __forceinline__ void update(float (&scores)[kStrips][kN][4],
                                          float (&sums)[kStrips][kColumns][4], float factor) {
+    float now[kStrips][2];
+    bool rises = false;
     UNROLL for (int m = 0; m < kStrips; ++m) UNROLL for (int half = 0; half < 2; ++half) {
-      float now = peak[m][half];
-      UNROLL for (int n = 0; n < kN; ++n) UNROLL for (int i = 0; i < 2; ++i) now =
-          fmaxf(now, scores[m][n][half * 2 + i]);
-      now = fmaxf(now, shuffle_xor(now, 1));
-      now = fmaxf(now, shuffle_xor(now, 2));
-      const float base = now == -kInfinity ? 0.f : now * factor;  // a row that has seen nothing
-      const float shrink = ex2(peak[m][half] * factor - base);
-      peak[m][half] = now;
+      float most = peak[m][half];
+      UNROLL for (int n = 0; n < kN; ++n) UNROLL for (int i = 0; i < 2; ++i) most =
+          fmaxf(most, scores[m][n][half * 2 + i]);
+      most = fmaxf(most, shuffle_xor(most, 1));
+      most = fmaxf(most, shuffle_xor(most, 2));
+      now[m][half] = most;
+      // "not <=": from -inf, a factor of 0 makes a NaN
+      rises = rises || !(most * factor <= peak[m][half] * factor + kSlack);
+    }
+    if (ballot(rises) != 0)
+      UNROLL for (int m = 0; m < kStrips; ++m) UNROLL for (int half = 0; half < 2; ++half) {
+        float& before = peak[m][half];
+        const float shrink =
+            before == -kInfinity ? 0.f : ex2(before * factor - now[m][half] * factor);
+        before = now[m][half];
+        mass[m][half] *= shrink;
+        UNROLL for (int n = 0; n < kColumns; ++n) UNROLL for (int i = 0; i < 2; ++i)
+            sums[m][n][half * 2 + i] *= shrink;
+      }
+    UNROLL for (int m = 0; m < kStrips; ++m) UNROLL for (int half = 0; half < 2; ++half) {
+      // 0 for a row that has seen nothing
+      const float base = peak[m][half] == -kInfinity ? 0.f : peak[m][half] * factor;
       float added = 0.f;
       UNROLL for (int n = 0; n < kN; ++n) UNROLL for (int i = 0; i < 2; ++i) {
         float& score = scores[m][n][half * 2 + i];
         score = ex2(score * factor - base);
         added += score;
       }
-      mass[m][half] = mass[m][half] * shrink + added;
-      UNROLL for (int n = 0; n < kColumns; ++n) UNROLL for (int i = 0; i < 2; ++i)
-          sums[m][n][half * 2 + i] *= shrink;
+      mass[m][half] += added;
     }
   }
 

@@ -89,7 +89,7 @@ template <int kOperands>
 __device__ __forceinline__ void row_offsets(const RowLayout<kOperands>& layout, int64_t row,
                                             int64_t (&offset)[kOperands]) {
   UNROLL for (int i = 0; i < kOperands; ++i) offset[i] = 0;
-  for (int d = 0; d < layout.rank; ++d) {
+  ROLLED for (int d = 0; d < layout.rank; ++d) {
     int64_t digit = row;
     if (d + 1 < layout.rank) divide(row, layout.shape[d], row, digit);
     UNROLL for (int i = 0; i < kOperands; ++i) offset[i] += digit * layout.stride[i][d];

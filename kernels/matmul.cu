@@ -301,8 +301,11 @@ struct MatMulShared {
   static constexpr int kStripColumns = kShape.n / kShape.warps_n + 8;
   union {
     unsigned char stages[Loader::kStages][kStageBytes];
-    float strips[kShape.warps_m * kShape.warps_n][16][kStripColumns];
+    float strips[kShape.warps_m * kShape.warps_n][8][kStripColumns];
   };
+  // the block's tile, of which product and from where on: here, since registers are short
+  int64_t product;
+  int m, n;
 };
 
 // The tile at `index` of a product: kMatmulRaster rows of tiles at a time, column by column.
@@ -336,7 +339,11 @@ __global__ void __launch_bounds__(Loader::kThreads, Loader::kMinBlocks)
   const int64_t product = tile / (p.tiles_m * p.tiles_n);
   int tile_m, tile_n;
   raster(p, tile - product * (p.tiles_m * p.tiles_n), tile_m, tile_n);
-  const int m = tile_m * kShape.m, n = tile_n * kShape.n;
+  if (threadIdx.x == 0) {
+    shared.product = product;
+    shared.m = tile_m * kShape.m;
+    shared.n = tile_n * kShape.n;
+  }
   const int split = static_cast<int>(blockIdx.y);
   const int64_t k = int64_t{split} * p.k_of_a_split;
   const int k_end = static_cast<int>(min(static_cast<int64_t>(p.k), k + p.k_of_a_split));
@@ -356,7 +363,7 @@ __global__ void __launch_bounds__(Loader::kThreads, Loader::kMinBlocks)
 
   if (tiles > 0) {
     const uint32_t ring = shared_address(shared.stages);
-    Loader loader(p, product, m, n, static_cast<int>(k), k_end);
+    Loader loader(p, product, tile_m * kShape.m, tile_n * kShape.n, static_cast<int>(k), k_end);
     UNROLL for (int s = 0; s < kStages - 1; ++s) loader.start(ring + s * Shared::kStageBytes);
     loader.land();
     __syncthreads();
@@ -383,25 +390,31 @@ __global__ void __launch_bounds__(Loader::kThreads, Loader::kMinBlocks)
           tile_sums[i][j][e] = 0.f;
         }
     }
-    __syncthreads();  // the ring becomes strips
   }
+  __syncthreads();  // the ring becomes strips
 
-  float(&strip)[16][Shared::kStripColumns] = shared.strips[warp];
-  UNROLL for (int i = 0; i < kStrips; ++i) {
-    UNROLL for (int j = 0; j < kColumns; ++j) UNROLL for (int half = 0; half < 2; ++half)
-        sts64(shared_address(&strip[lane / 4 + half * 8][j * 8 + lane % 4 * 2]),
-              {as_bits(sums[i][j][half * 2]), as_bits(sums[i][j][half * 2 + 1])});
-    sync_warp();
-    for (int at = lane * 4; at < 16 * kWarpN; at += 128) {
-      const int row = m + warp_m + i * 16 + at / kWarpN, column = n + warp_n + at % kWarpN;
-      if (row < p.m && column < p.n) {
-        float v[4];
-        unpack<float>(lds128(shared_address(&strip[at / kWarpN][at % kWarpN])), v);
-        finish<T>(p, product, split, row, column, v);
-      }
+  // Through shared memory, 8 rows at a time, so that a lane has the same four columns in all rows.
+  // Not unrolled: it is long, and runs once.
+  constexpr int kStep = 128 / kWarpN, kEach = 8 / kStep;
+  static_assert(kStep * kWarpN == 128 && kEach * kStep == 8);
+  float(&strip)[8][Shared::kStripColumns] = shared.strips[warp];
+  const int row = lane * 4 / kWarpN, column = lane * 4 % kWarpN;
+  const int m = shared.m + warp_m + row, n = shared.n + warp_n + column;
+  with_columns<T>(p, shared.product, split, n, [&](const auto& columns) {
+    ROLLED for (int eight = 0; eight < 2 * kStrips; ++eight) {
+      UNROLL for (int i = 0; i < kStrips; ++i)
+          UNROLL for (int half = 0; half < 2; ++half) if (i * 2 + half == eight)
+              UNROLL for (int j = 0; j < kColumns; ++j)
+                  sts64(shared_address(&strip[lane / 4][j * 8 + lane % 4 * 2]),
+                        {as_bits(sums[i][j][half * 2]), as_bits(sums[i][j][half * 2 + 1])});
+      sync_warp();
+      float v[kEach][4];
+      UNROLL for (int r = 0; r < kEach; ++r)
+          unpack<float>(lds128(shared_address(&strip[row + r * kStep][column])), v[r]);
+      if (n < p.n) columns.template put<kStep>(m + eight * 8, v);
+      sync_warp();
     }
-    sync_warp();
-  }
+  });
 }
 
 // Adds up the parts of split sums, in order. A thread: four columns at a time.
@@ -412,10 +425,10 @@ __global__ void __launch_bounds__(kMatmulFinishThreads)
   const int64_t part = p.batch.rows * p.m * quads;
   for (int64_t i = int64_t{blockIdx.x} * kMatmulFinishThreads + threadIdx.x; i < part;
        i += int64_t{gridDim.x} * kMatmulFinishThreads) {
-    float v[4] = {}, more[4];
+    float v[1][4] = {}, more[4];
     for (int s = 0; s < splits; ++s) {
       load_values<4>(p.partials + (s * part + i) * 4, more);
-      UNROLL for (int e = 0; e < 4; ++e) v[e] += more[e];
+      UNROLL for (int e = 0; e < 4; ++e) v[0][e] += more[e];
     }
     const int64_t row = i / quads;
     finish<T>(p, row / p.m, 0, static_cast<int>(row % p.m), static_cast<int>(i % quads) * 4, v);

@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kFewRowsThreads)
     __syncthreads();
   }
   UNROLL for (int row = 0; row < kRows; ++row) {
-    float v[kFewRowsColumns];
-    UNROLL for (int c = 0; c < kFewRowsColumns; ++c) v[c] = warp_sum(sums[row][c]);
+    float v[1][kFewRowsColumns];
+    UNROLL for (int c = 0; c < kFewRowsColumns; ++c) v[0][c] = warp_sum(sums[row][c]);
     if (lane == row && row < p.m && column < p.n)
       finish<T>(p, 0, split, row, static_cast<int>(column), v);
   }
@@ -188,11 +188,11 @@ __global__ void __launch_bounds__(kFewRowsThreads)
   for (int i = thread * 4; i < p.m * Shared::kColumns; i += kFewRowsThreads * 4) {
     const int row = i / Shared::kColumns, at = i % Shared::kColumns;
     if (first + at >= p.n) continue;
-    float v[4] = {};
+    float v[1][4] = {};
     UNROLL for (int w = 0; w < kFewRowsWarps; ++w) {
       float part[4];
       unpack<float>(lds128(shared_address(&shared.sums[w][row][place_of_sums(at)])), part);
-      UNROLL for (int e = 0; e < 4; ++e) v[e] += part[e];
+      UNROLL for (int e = 0; e < 4; ++e) v[0][e] += part[e];
     }
     finish<T>(p, 0, split, row, static_cast<int>(first) + at, v);
   }

@@ -30,6 +30,7 @@ constexpr bool kSharedFits = kMostShared<Shared> <= 163 << 10;
 #ifdef __CUDACC__
 
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 
 // The block's dynamic shared memory as one struct; launch() asks for sizeof(Type). Its first byte
 // is aligned to the 1024 after which swizzles repeat. ptxas does not see how much it is: the build
@@ -298,6 +299,7 @@ __device__ __forceinline__ uint32_t as_bits(float value) { return __float_as_uin
 #include "simt.h"
 
 #define UNROLL
+#define ROLLED
 #define SMEM(Type, name)                            \
   static_assert(gatun::kernels::kSharedFits<Type>); \
   Type& name = simt::shared<Type>(gatun::kernels::kMostShared<Type>)

@@ -289,7 +289,7 @@ struct AttentionTile {
 // memory (256 bytes) feeds two products: with one, shared memory and not the tensor cores would be
 // the limit. At 128 columns the sums of out take 128 registers and the scores 64, which leaves no
 // room for the queries (64): they stay in shared memory beyond 64 columns. At 256 columns the sums
-// of one strip take 128 registers, and 32 keys keep two blocks within 227 KiB.
+// of one strip take 128 registers, and 32 keys keep two blocks within an H100's shared memory.
 template <int kWidth>
 constexpr AttentionTile kAttentionForward = kWidth <= 64    ? AttentionTile{2, 64, 2}
                                             : kWidth <= 128 ? AttentionTile{2, 32, 2}

@@ -345,7 +345,9 @@ Case some_case(ElementType type) {
     for (int b = 0; b < c.batch; ++b)
       c.lengths.push_back(pick({-1, 0, 1, c.keys / 2, c.keys - 1, c.keys, c.keys + 5}));
   c.layout = static_cast<Layout>(generator() % 3);
-  c.scale = generator() % 8 == 0 ? -0.3 : 1 / std::sqrt(static_cast<double>(c.columns));
+  // a wide spread, so that peaks rise from tile to tile by more than Softmax lets pass
+  const unsigned spread = generator() % 8;
+  c.scale = spread == 0 ? -0.3 : (spread == 1 ? 8 : 1) / std::sqrt(static_cast<double>(c.columns));
   c.atomic = generator() % 3 == 0;
   if (generator() % 3 == 0) pack(c, pick({0, 1, 2, 5, 5, 40}));
   return c;
@@ -454,7 +456,7 @@ void traffic(Case c) {
   const Walk forward = walk(c, kAttentionForward<kWidth>, false);
   expect(c, "mma of forward", had.forward.mma, 2 * products(forward));
   expect(c, "bytes loaded by forward", had.forward.copy_load.bytes,
-         c.heads * row * (all_queries + 2 * forward.passing));
+         c.heads * row * (forward.owned + 2 * forward.passing));
   expect(c, "bytes stored by forward", had.forward.store.bytes, c.heads * all_queries * row);
 
   // wide heads are split: each part computes the scores and their gradients
