@@ -49,7 +49,7 @@ struct FewRowsAlongK {
 };
 
 template <typename T, int kRows>
-__global__ void __launch_bounds__(kFewRowsThreads)
+__global__ void __launch_bounds__(kFewRowsThreads, few_rows_min_blocks(kRows, sizeof(T)))
     matmul_few_rows_along_k(const __grid_constant__ MatMulProblem p) {
   constexpr int kVec = kVector<T>;
   constexpr int kDepth = kFewRowsBytes / sizeof(T);
@@ -120,7 +120,7 @@ struct FewRowsAlongN {
 };
 
 template <typename T, int kRows>
-__global__ void __launch_bounds__(kFewRowsThreads)
+__global__ void __launch_bounds__(kFewRowsThreads, few_rows_min_blocks(kRows, sizeof(T)))
     matmul_few_rows_along_n(const __grid_constant__ MatMulProblem p) {
   constexpr int kVec = kVector<T>;
   using Shared = FewRowsAlongN<T, kRows>;

@@ -229,7 +229,7 @@ __device__ __forceinline__ int64_t row_offset(const RowLayout<kOperands>& layout
                                               int64_t row) {
   if (layout.rank == 1) return row * layout.stride[operand][0];
   int64_t offset = 0;
-  ROLLED for (int d = 0; d < layout.rank; ++d) {
+  ROLLED for (int d = 0; d < layout.rank && row > 0; ++d) {
     offset += row % layout.shape[d] * layout.stride[operand][d];
     row /= layout.shape[d];
   }

@@ -153,6 +153,11 @@ static_assert(matmul_plan(0, 1, 1, 64, 64, 0, 132).splits == 1);
 // cores are faster.
 constexpr int kFewRows = 8;
 constexpr int kFewRowsThreads = 256;
+// A multiprocessor should hold at once (__launch_bounds__), of elements of `size` bytes: what the
+// sums of eight rows leave registers for.
+constexpr int few_rows_min_blocks(int rows, size_t size) {
+  return rows == 1 ? 5 : size == 4 ? 3 : 2;
+}
 // b as rows of k: a warp walks along four of them, so that its sums are a vector of out. Bytes of a
 // row of a in shared memory: 32 KiB for eight rows.
 constexpr int kFewRowsColumns = 4;
