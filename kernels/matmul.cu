@@ -402,11 +402,11 @@ __global__ void __launch_bounds__(Loader::kThreads, Loader::kMinBlocks)
   const int m = shared.m + warp_m + row, n = shared.n + warp_n + column;
   with_columns<T>(p, shared.product, split, n, [&](const auto& columns) {
     ROLLED for (int eight = 0; eight < 2 * kStrips; ++eight) {
-      UNROLL for (int i = 0; i < kStrips; ++i)
-          UNROLL for (int half = 0; half < 2; ++half) if (i * 2 + half == eight)
+      UNROLL for (int s = 0; s < kStrips; ++s)
+          UNROLL for (int half = 0; half < 2; ++half) if (s * 2 + half == eight)
               UNROLL for (int j = 0; j < kColumns; ++j)
                   sts64(shared_address(&strip[lane / 4][j * 8 + lane % 4 * 2]),
-                        {as_bits(sums[i][j][half * 2]), as_bits(sums[i][j][half * 2 + 1])});
+                        {as_bits(sums[s][j][half * 2]), as_bits(sums[s][j][half * 2 + 1])});
       sync_warp();
       float v[kEach][4];
       UNROLL for (int r = 0; r < kEach; ++r)
