@@ -73,8 +73,11 @@ std::optional<Compiled> compile(dnnl::engine& engine, const Shape& s) {
       matrix(s.k, s.n, s.b_stride, s.b_transposed, bf16),
       matrix(s.m, s.n, s.out_stride, false, s.bf16_out ? bf16 : memory::data_type::f32), attributes,
       /*allow_empty=*/true);
-  // without tiles it is not faster than packed.cpp, and rounds otherwise
-  if (!description || std::strstr(description.impl_info_str(), "amx") == nullptr) return {};
+  // any other code of it converts to f32 first, which packed.cpp does itself
+  const auto is = [&](const char* isa) {
+    return std::strstr(description.impl_info_str(), isa) != nullptr;
+  };
+  if (!description || !(is("amx") || is("avx512_core_bf16"))) return {};
   Compiled compiled{s, description, dnnl::matmul(description)};
   static std::once_flag& once = *new std::once_flag;
   std::call_once(once, guard_statics);
@@ -83,9 +86,10 @@ std::optional<Compiled> compile(dnnl::engine& engine, const Shape& s) {
 
 // Throws dnnl::error.
 std::optional<Compiled> find(const Shape& shape) {
-  static const bool has_tiles =
-      (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx;
-  if (!has_tiles) return {};
+  static const bool multiplies_bf16 =
+      (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) ==
+      dnnl_cpu_isa_avx512_core_bf16;
+  if (!multiplies_bf16) return {};
   Cache& all = cache();
   std::lock_guard lock(all.mutex);
   const auto found = std::find_if(all.entries.begin(), all.entries.end(),

@@ -32,10 +32,11 @@ bool onednn_serves(int simd);
 // no memory for its transient copies.
 bool onednn_f32_product(int threads, const OneDnnProduct& product);
 
-// A product of bf16 into f32 or bf16 on the tile unit (AMX), which multiplies bf16 exactly and adds
-// in f32, but takes subnormal inputs for 0. Compiled for its shape at first, some milliseconds; the
-// code of the kCompiled shapes used last is kept. None: there is no such unit, or it takes no such
-// product. Otherwise the scratch that the call which computes it wants, aligned to 64.
+// A product of bf16 into f32 or bf16 by the processor's instructions for it (AMX's tiles, or
+// AVX512_BF16), which multiply bf16 exactly and add in f32, but take subnormal numbers for 0.
+// Compiled for its shape at first, some milliseconds; the code of the kCompiled shapes used last is
+// kept. None: there are no such instructions, or they take no such product. Otherwise the scratch
+// that the call which computes it wants, aligned to 64.
 constexpr int kCompiled = 64;
 std::optional<size_t> onednn_bf16_scratch_bytes(int threads, const OneDnnProduct& product,
                                                 bool bf16_out);
