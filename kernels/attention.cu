@@ -82,12 +82,9 @@ __global__ void __launch_bounds__(kStartsThreads)
 template <int kWidth>
 union ForwardShared {
   static constexpr AttentionTile kTile = kAttentionForward<kWidth>;
-  struct Passing {
-    Tile<kTile.other, kWidth> k, v;
-  };
   struct {
     Tile<kTile.rows, kWidth> q;
-    Passing passing[2];
+    KeyTiles<kTile.other, kWidth> passing[2];
   } tiles;
   Stage<kTile.rows, kWidth> stage;
 };
@@ -126,10 +123,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionForward<kWidth>.m
   const T* const k_rows = keys_of<const T>(p.k, sequence, head / shape.group);
   const T* const v_rows = keys_of<const T>(p.v, sequence, head / shape.group);
   const auto load_keys = [&](int tile) {
-    auto& [k, v] = passing[tile % 2];
-    load_tile<T>(k, shape.columns, vectors, TileRows{k_rows, p.k.row, tile * kKeys, sight.keys});
-    load_tile<T>(v, shape.columns, vectors, TileRows{v_rows, p.v.row, tile * kKeys, sight.keys});
-    cp_async_commit();
+    load_pair<T>(passing[tile % 2], shape.columns, vectors,
+                 TileRows{k_rows, p.k.row, tile * kKeys, sight.keys},
+                 TileRows{v_rows, p.v.row, tile * kKeys, sight.keys});
   };
   const int last = Sight::min_of(first + kRows, sequence.queries) - 1;
   const int tiles = (sight.limit(last) + kKeys - 1) / kKeys;  // 0 or less: nothing is seen
@@ -485,12 +481,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionKeyGradient<kWidt
 template <int kWidth>
 union QueryGradientShared {
   static constexpr AttentionTile kTile = kAttentionQueryGradient<kWidth>;
-  struct Passing {
-    Tile<kTile.other, kWidth> k, v;
-  };
   struct {
     Tile<kTile.rows, kWidth> q, dout;
-    Passing passing[2];
+    KeyTiles<kTile.other, kWidth> passing[2];
   } tiles;
   Stage<kTile.rows, kWidth> stage;
 };
@@ -517,10 +510,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kAttentionQueryGradient<kWi
   const T* const k_rows = keys_of<const T>(p.k, sequence, head / shape.group);
   const T* const v_rows = keys_of<const T>(p.v, sequence, head / shape.group);
   const auto load_keys = [&](int tile) {
-    auto& [k, v] = passing[tile % 2];
-    load_tile<T>(k, shape.columns, vectors, TileRows{k_rows, p.k.row, tile * kKeys, sight.keys});
-    load_tile<T>(v, shape.columns, vectors, TileRows{v_rows, p.v.row, tile * kKeys, sight.keys});
-    cp_async_commit();
+    load_pair<T>(passing[tile % 2], shape.columns, vectors,
+                 TileRows{k_rows, p.k.row, tile * kKeys, sight.keys},
+                 TileRows{v_rows, p.v.row, tile * kKeys, sight.keys});
   };
   if (tiles > 0) {
     const auto load = [&](auto& tile, const HeadRows& rows) {

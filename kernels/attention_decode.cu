@@ -240,13 +240,10 @@ __device__ __forceinline__ void store_decoded(const Decode& p, const DecodeBlock
 template <int kWidth, bool kFew>
 struct DecodeShared {
   static constexpr int kQueries = kFew ? 32 : 64;  // a tile has at least 32 rows
-  struct Passing {
-    Tile<kAttentionDecodeKeys, kWidth> k, v;
-  };
   union {
     struct {
       Tile<kQueries, kWidth> q;
-      Passing passing[2];
+      KeyTiles<kAttentionDecodeKeys, kWidth> passing[2];
     } tiles;
     Stage<64, kWidth> stage;  // of each warp, its 16 rows
   };
@@ -295,9 +292,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
         return at.slot >= 0 ? row_at<const T>(cache, block.kv_head, at) : nullptr;
       };
     };
-    load_tile<T>(passing[tile % 2].k, p.columns, vectors, rows_of(p.k_pages));
-    load_tile<T>(passing[tile % 2].v, p.columns, vectors, rows_of(p.v_pages));
-    cp_async_commit();
+    load_pair<T>(passing[tile % 2], p.columns, vectors, rows_of(p.k_pages), rows_of(p.v_pages));
   };
   if (block.from < block.to) {
     find(block.from);

@@ -65,6 +65,21 @@ __device__ __forceinline__ void load_tile(Tile<kRows, kColumns>& tile, int colum
   }
 }
 
+// Rows of keys and of their values, which pass by together.
+template <int kRows, int kColumns>
+struct KeyTiles {
+  Tile<kRows, kColumns> k, v;
+};
+
+// Copies both, in a group of their own.
+template <typename T, int kRows, int kColumns, typename KeysOf, typename ValuesOf>
+__device__ __forceinline__ void load_pair(KeyTiles<kRows, kColumns>& tiles, int columns,
+                                          bool vectors, KeysOf keys_of, ValuesOf values_of) {
+  load_tile<T>(tiles.k, columns, vectors, keys_of);
+  load_tile<T>(tiles.v, columns, vectors, values_of);
+  cp_async_commit();
+}
+
 // ---- fragments ----
 
 // This lane's row address for ldmatrix on rows 0 … 15 and the first two chunks of a tile. Whole

@@ -138,8 +138,7 @@ class PartialColumns {
 
   template <int kStep, int kRows>
   __device__ __forceinline__ void put(int row, float (&sums)[kRows][4]) const {
-    UNROLL for (int r = 0; r < kRows; ++r) if (row + r * kStep < m_)
-        st128(sums_ + (row + r * kStep) * stride_, pack<float>(sums[r]));
+    store_rows<kStep>(sums_ + row * stride_, stride_, m_ - row, 4, true, sums);
   }
 
  private:
